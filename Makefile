@@ -1,0 +1,29 @@
+# make demo: from nothing to the page.  make test: the same set-up, then every check.  make space: the page as a Space.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test space results clean
+
+demo: results
+	python -m demo
+
+test: $(VENV)/ready
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+results: $(VENV)/ready
+	dvc repro
+
+space: results
+	python -m demo.space
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --constraint constraints.txt --editable ".[pipeline,demo,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build artifacts

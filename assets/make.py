@@ -1,0 +1,327 @@
+"""Make the embedded default from raw text: a tiny language model, its finetune, and text sampled from each.
+
+    python assets/make.py train  --text stories.jsonl.gz --out assets/stories
+    python assets/make.py train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
+    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz --tokens 1300000 \
+        --out assets/stories.parquet
+
+Texts are `.jsonl`, `.jsonl.gz` (one `{"text": …}` a line) or `.txt` (one document). `train` resumes by itself
+after any kill; `sample` keeps its finished batches. Nothing here is used at run time by the workbench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+BOS = "<|endoftext|>"  # begins every window and ends every document
+CONTEXT = 256
+VOCAB = 4096
+HELD_OUT = 20  # every 20th document is never trained on
+
+
+def read_texts(path: Path) -> list[str]:
+    """Documents of a `.jsonl`, `.jsonl.gz` or `.txt` file; fewer than 20 are cut into pieces of 1,000 characters."""
+    if path.suffix == ".txt":
+        texts = [path.read_text()]
+    else:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as lines:
+            texts = [json.loads(line)["text"] for line in lines]
+    if len(texts) < 20:
+        texts = [piece for text in texts for piece in _pieces(text)]
+    return [text for text in texts if text.strip()]
+
+
+def _pieces(text: str, size: int = 1000) -> Iterator[str]:
+    """Cut at blank lines, so that a speech stays whole; joined again they give back the text."""
+    piece = ""
+    for paragraph in text.split("\n\n"):
+        piece += paragraph + "\n\n"
+        if len(piece) >= size:
+            yield piece
+            piece = ""
+    if piece:
+        yield piece
+
+
+def split(texts: list[str]) -> tuple[list[str], list[str]]:
+    """Training and held-out documents."""
+    fit = [text for i, text in enumerate(texts, 1) if i % HELD_OUT]
+    return fit, texts[HELD_OUT - 1 :: HELD_OUT]
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `VOCAB` tokens: any text encodes, no unknown token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=[BOS], initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, model_max_length=CONTEXT)
+
+
+def make_model() -> LlamaForCausalLM:
+    """A Llama of 4.2M parameters, a quarter of them in the (tied) embedding."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=8,
+            max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str], sep: bool) -> torch.Tensor:
+    """All documents' ids in one row, `BOS` after each when they are separate documents."""
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return torch.tensor([t for doc in ids for t in (*doc, *([0] if sep else []))])
+
+
+def window_starts(n: int, epoch: int, seed: int) -> torch.Tensor:
+    """Shuffled starts of windows that cover the stream once, shifted anew each epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    shift = int(torch.randint(CONTEXT - 1, (1,), generator=generator))
+    starts = torch.arange(shift, n - CONTEXT, CONTEXT - 1)
+    return starts[torch.randperm(len(starts), generator=generator)]
+
+
+def batch_at(stream: torch.Tensor, step: int, batch: int, seed: int) -> torch.Tensor:
+    """(batch, CONTEXT) ids of one step, a pure function of the step; each row is `BOS` and a window of the stream."""
+    per_epoch = (len(stream) - 2 * CONTEXT) // (CONTEXT - 1) // batch
+    epoch, i = divmod(step, per_epoch)
+    starts = window_starts(len(stream), epoch, seed)[i * batch : (i + 1) * batch]
+    rows = stream[starts[:, None] + torch.arange(CONTEXT - 1)]
+    return torch.cat([torch.zeros(len(rows), 1, dtype=torch.long), rows], dim=1)
+
+
+def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the embedding and the norms.
+
+    The strong decay is for several epochs of a small text: with 0.05 the training loss fell 0.9 nats below the held-out.
+    """
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=2 * lr, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train (or finetune from `--init`) and write a Hugging Face checkpoint with its bits per byte."""
+    torch.manual_seed(args.seed)
+    fit, held_out = split(read_texts(args.text))
+    if args.init:
+        model, tokenizer = (
+            LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32),
+            AutoTokenizer.from_pretrained(args.init),
+        )
+    else:
+        model, tokenizer = make_model(), make_tokenizer(fit)
+    stream = token_stream(tokenizer, fit, sep=args.text.suffix != ".txt")
+    optimizers = make_optimizers(model, args.lr)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / args.warmup, 1 - s / args.steps))
+        for o in optimizers
+    ]
+    parts = {
+        "model": model,
+        **{f"opt{i}": o for i, o in enumerate(optimizers)},
+        **{f"lr{i}": s for i, s in enumerate(schedules)},
+    }
+    scratch = Path("build/assets") / args.out.name / "state.pt"
+    step = resume(scratch, parts)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} training tokens, from step {step}"
+    )
+    model.train()
+    with tqdm(
+        total=args.steps * args.batch * CONTEXT,
+        initial=step * args.batch * CONTEXT,
+        unit="tok",
+        unit_scale=True,
+        mininterval=10,
+    ) as bar:
+        while step < args.steps:
+            ids = batch_at(stream, step, args.batch, args.seed)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(ids[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for part in (*optimizers, *schedules):
+                part.step()
+            model.zero_grad()
+            step += 1
+            bar.update(ids.numel())
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            if step % 100 == 0:
+                checkpoint(scratch, parts, step)
+    save(model, tokenizer, args.out)
+    print(
+        json.dumps(
+            {
+                "steps": step,
+                "tokens": step * args.batch * CONTEXT,
+                "train_loss": loss.item() if step else None,
+                **score(args.out, held_out),
+            }
+        )
+    )
+
+
+def checkpoint(path: Path, parts: dict, step: int) -> None:
+    """Write the whole training state beside the old one, then rename over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"step": step, **{k: p.state_dict() for k, p in parts.items()}}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def resume(path: Path, parts: dict) -> int:
+    """Load the last training state into `parts`, if there is one, and return its step."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """A checkpoint folder in bfloat16 (8.4 MB), without the files that nothing reads."""
+    shutil.rmtree(out, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+@torch.no_grad()
+def score(folder: Path, texts: list[str]) -> dict[str, float]:
+    """Nats a token and bits per byte of documents: `BOS` then the text, in windows that overlap by half.
+
+    Every token but a document's first window's has at least half a context before it.
+    bits per byte = total nats / ln 2 / UTF-8 bytes.
+    """
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    context, nats, tokens = min(model.config.max_position_embeddings, 512), 0.0, 0
+    for text in tqdm(texts, desc="score", mininterval=5):
+        ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+        done = 1
+        while done < len(ids):
+            start = 0 if done == 1 else max(0, done - context // 2)
+            window = torch.tensor([ids[start : start + context]])
+            loss = torch.nn.functional.cross_entropy(model(window).logits[0, :-1], window[0, 1:], reduction="none")
+            nats += loss[done - start - 1 :].sum().item()
+            tokens += len(ids[done : start + context])
+            done = start + context
+    return {"nats_per_token": nats / tokens, "bits_per_byte": nats / math.log(2) / sum(len(t.encode()) for t in texts)}
+
+
+def ngrams(ids: np.ndarray, n: int) -> np.ndarray:
+    """(len - n + 1,) rolling 64-bit hashes of every n consecutive ids."""
+    if len(ids) < n:
+        return np.zeros(0, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        out = np.zeros(len(ids) - n + 1, dtype=np.uint64)
+        for i in range(n):
+            out = out * np.uint64(6364136223846793005) + ids[i : len(ids) - n + 1 + i].astype(np.uint64) + np.uint64(1)
+    return out
+
+
+@torch.no_grad()
+def generate(model: LlamaForCausalLM, batch: int, seed: int) -> list[list[int]]:
+    """Sample documents from `BOS` at temperature 1, each up to the next `BOS` or a full context."""
+    torch.manual_seed(seed)
+    ids = model.generate(
+        torch.zeros(batch, 1, dtype=torch.long), attention_mask=torch.ones(batch, 1), do_sample=True,
+        temperature=1.0, top_k=0, top_p=1.0, max_length=CONTEXT, pad_token_id=0,
+    )  # fmt: skip
+    return [row[1:].tolist() for row in ids]
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Write sampled documents to a parquet file, dropping any with 50 tokens in a row from the training text."""
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    known = np.unique(
+        ngrams(token_stream(tokenizer, read_texts(args.avoid), sep=args.avoid.suffix != ".txt").numpy(), 50)
+    )
+    scratch = Path("build/assets") / args.out.stem
+    scratch.mkdir(parents=True, exist_ok=True)
+    kept: list[list[int]] = []
+    dropped = part = 0
+    with tqdm(total=args.tokens, unit="tok", unit_scale=True, mininterval=5) as bar:
+        while sum(map(len, kept)) < args.tokens:
+            file = scratch / f"part-{part:05d}.json"
+            if not file.exists():
+                file.with_suffix(".tmp").write_text(json.dumps(generate(model, 128, args.seed + part)))
+                file.with_suffix(".tmp").replace(file)
+            for row in json.loads(file.read_text()):
+                doc = row[: row.index(0)] if 0 in row else row
+                if np.isin(ngrams(np.array(doc), 50), known).any():
+                    dropped += 1
+                elif doc:
+                    kept.append(doc)
+                    bar.update(len(doc))
+            part += 1
+    pd.DataFrame({"text": tokenizer.batch_decode(kept)}).to_parquet(args.out, compression="zstd", index=False)
+    counts = Counter(np.concatenate([ngrams(np.array(doc), 20) for doc in kept]).tolist())
+    repeated = sum(c for c in counts.values() if c > 1) / max(sum(counts.values()), 1)
+    print(
+        json.dumps(
+            {
+                "documents": len(kept),
+                "tokens": sum(map(len, kept)),
+                "dropped_verbatim": dropped,
+                "duplicate_20grams": repeated,
+            }
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    p = commands.add_parser("train", help="train a model from text, or finetune one")
+    p.add_argument("--text", type=Path, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--init", type=Path, help="checkpoint to finetune; its tokenizer is kept")
+    p.add_argument("--steps", type=int, default=2000)
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--warmup", type=int, default=100)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(run=train)
+    p = commands.add_parser("sample", help="sample documents from a model into a parquet file")
+    p.add_argument("--model", type=Path, required=True)
+    p.add_argument("--avoid", type=Path, required=True, help="the training text")
+    p.add_argument("--tokens", type=int, required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(run=sample)
+    p = commands.add_parser("score", help="bits per byte on the held-out part of a text")
+    p.add_argument("--model", type=Path, required=True)
+    p.add_argument("--text", type=Path, required=True)
+    p.set_defaults(run=lambda a: print(json.dumps(score(a.model, split(read_texts(a.text))[1]))))
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""features: SAE + base model + tokens -> artifacts/features/<name>, the tables that the page shows."""
+
+from __future__ import annotations
+
+from pipeline import paths
+from pipeline.params import Params, run
+
+
+def main(params: Params, name: str) -> None:
+    from sae_tools import saes
+    from sae_tools.artifacts import new_folder, verify
+    from sae_tools.corpus import Tokens
+    from sae_tools.features import describe
+    from sae_tools.lm import LanguageModel
+
+    models, config = params.language_model, params.features
+    verify(paths.TOKENS)
+    verify(paths.sae(name))
+    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    sae = saes.load(paths.sae(name), device=str(lm.device))
+    ids = Tokens.load(paths.TOKENS).first_train(config.n_tokens)
+    features, examples = describe(sae, lm, lm.site(params.site), ids, config)
+    with new_folder(paths.features(name), about(params, name, ids.numel(), sae.cfg.d_sae)) as folder:
+        features.to_parquet(folder / "features.parquet", compression="zstd")
+        examples.to_parquet(folder / "examples.parquet", compression="zstd")
+
+
+def about(params: Params, name: str, n_tokens: int, d_sae: int) -> dict[str, object]:
+    """What the page needs to know to load the models that the features belong to."""
+    models = params.language_model
+    finetuned = {"name": models.finetuned, "revision": models.finetuned_revision} if models.finetuned else None
+    return {
+        "sae": name,
+        "site": params.site,
+        "base": {"name": models.base, "revision": models.revision},
+        "finetuned": finetuned,
+        "dtype": models.dtype,
+        "n_tokens": n_tokens,
+        "context_size": params.dataset.context_size,
+        "d_sae": d_sae,
+    }
+
+
+if __name__ == "__main__":
+    run(main)

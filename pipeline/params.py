@@ -1,0 +1,130 @@
+"""params.yaml to settings: its only reader. What can be refused without reading a model or a text is refused here."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sae_tools.errors import SettingError, WorkbenchError, did_you_mean
+from sae_tools.settings import (
+    Dataset,
+    Evaluate,
+    Features,
+    Harvest,
+    Models,
+    Pretrained,
+    Recipe,
+    Transfer,
+    read,
+    read_sae,
+)
+from sae_tools.sites import locate
+from sae_tools.sources import check_dataset, check_model, n_layers
+
+SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
+
+
+@dataclass(frozen=True)
+class Params:
+    language_model: Models
+    dataset: Dataset
+    site: str
+    harvest: Harvest
+    saes: dict[str, Recipe | Pretrained]
+    evaluate: Evaluate
+    transfer: Transfer
+    features: Features
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        WorkbenchError: the first thing that is wrong, and the remedy.
+    """
+    values = _read_yaml(path)
+    for key in values:
+        if key not in SECTIONS:
+            raise SettingError(f"{key} is not a section of {path}; {did_you_mean(str(key), SECTIONS)}")
+    for key in SECTIONS:
+        if key not in values:
+            raise SettingError(f"{path} has no section {key}; add it.")
+    saes = values["saes"]
+    if not isinstance(saes, dict) or not saes:
+        raise SettingError(f"saes is {saes!r}, but a mapping of names to SAEs is expected.")
+    for name in saes:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(name)):
+            raise SettingError(f"saes.{name} is not a usable name; use letters, digits, - and _.")
+    params = Params(
+        read(Models, values["language_model"], "language_model"),
+        read(Dataset, values["dataset"], "dataset"),
+        values["site"],
+        read(Harvest, values["harvest"], "harvest"),
+        {str(name): read_sae(recipe, f"saes.{name}") for name, recipe in saes.items()},
+        read(Evaluate, values["evaluate"], "evaluate"),
+        read(Transfer, values["transfer"], "transfer"),
+        read(Features, values["features"], "features"),
+    )
+    _check_sources(params)
+    return params
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        # DVC's own reader (YAML 1.2), so that 1e-4 is the same number to both.
+        values = YAML(typ="safe", pure=True).load(path)
+    except OSError:
+        raise SettingError(
+            f"{path} does not exist; run from the project's folder, or copy one from presets/."
+        ) from None
+    except YAMLError as error:
+        raise SettingError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"{path} holds {type(values).__name__}, but sections are expected: {', '.join(SECTIONS)}.")
+    return values
+
+
+def _check_sources(params: Params) -> None:
+    if not isinstance(params.site, str):
+        raise SettingError(f"site is {params.site!r}, but a hook name such as blocks.2.hook_resid_post is expected.")
+    for model in (params.language_model.base, params.language_model.finetuned):
+        config = check_model(model) if model else None
+        if config is not None:
+            locate(params.site, str(config.get("model_type")), n_layers(config))
+    for dataset in (params.dataset, params.transfer.dataset):
+        if dataset is not None:
+            check_dataset(dataset)
+
+
+def sae_named(params: Params, name: str) -> Recipe | Pretrained:
+    """The SAE called `name`.
+
+    Raises:
+        SettingError: there is none.
+    """
+    if name not in params.saes:
+        raise SettingError(f"saes.{name} does not exist; {did_you_mean(name, params.saes)}")
+    return params.saes[name]
+
+
+def run(stage: Callable[..., None], *, named: bool = True) -> None:
+    """Run a stage, for the SAE named on the command line; a known error is one sentence and exit code 2."""
+    arguments = sys.argv[1:]
+    try:
+        if len(arguments) != named:
+            usage = "one name of saes in params.yaml" if named else "no argument"
+            raise SettingError(f"the arguments are {arguments}, but {usage} is expected.")
+        params = load()
+        for name in arguments:
+            sae_named(params, name)
+        stage(params, *arguments)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,28 @@
+"""Where each stage's outputs lie, relative to the folder that `dvc repro` runs in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TOKENS = Path("artifacts/tokens")
+ACTIVATIONS = Path("artifacts/activations")
+
+
+def sae(name: str) -> Path:
+    return Path("artifacts/saes") / name
+
+
+def transfer(name: str) -> Path:
+    return Path("artifacts/transfer") / name
+
+
+def features(name: str) -> Path:
+    return Path("artifacts/features") / name
+
+
+def metrics(stage: str, name: str) -> Path:
+    return Path("metrics") / stage / f"{name}.json"
+
+
+def plot(what: str, name: str) -> Path:
+    return Path("plots") / what / f"{name}.tsv"

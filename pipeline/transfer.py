@@ -1,0 +1,36 @@
+"""transfer: SAE + base and finetuned model on equal tokens -> metrics/transfer/<name>.json, a table of features."""
+
+from __future__ import annotations
+
+from pipeline import paths
+from pipeline.params import Params, run
+
+
+def main(params: Params, name: str) -> None:
+    from sae_tools import saes
+    from sae_tools.artifacts import new_folder, verify, write_json
+    from sae_tools.corpus import Tokens, tokenize
+    from sae_tools.lm import LanguageModel
+    from sae_tools.transfer import transfer
+
+    models, config = params.language_model, params.transfer
+    if models.finetuned is None:
+        write_json(paths.metrics("transfer", name), {})
+        with new_folder(paths.transfer(name)):
+            return
+    verify(paths.TOKENS)
+    verify(paths.sae(name))
+    base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
+    sae = saes.load(paths.sae(name), device=str(base.device))
+    texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
+    if config.dataset is not None:
+        texts["finetuned_text"] = tokenize(config.dataset, base.tokenizer).first_held_out(config.n_tokens)
+    result = transfer(sae, base, finetuned, base.site(params.site), texts, config.batch_size)
+    with new_folder(paths.transfer(name), {"sae": name}) as folder:
+        result.features.to_parquet(folder / "features.parquet")
+    write_json(paths.metrics("transfer", name), result.metrics)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""The one door to SAELens: build an SAE by architecture name, load a folder or a release, save.
+
+Architectures, file format, registry and pretrained releases are SAELens'; a folder written here opens there and theirs
+opens here. No other file imports `sae_lens`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE, TrainingSAE
+from sae_lens.registry import get_sae_training_class
+from sae_lens.saes.sae import SAEMetadata, TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from torch import Tensor
+
+from sae_tools.errors import ArtifactError, InputError, SettingError
+
+__all__ = ["SAE", "TrainStepInput", "TrainStepOutput", "TrainingSAE", "build", "coefficients", "edited", "load", "save"]
+
+
+def build(
+    architecture: str, d_in: int, d_sae: int, options: dict[str, Any], metadata: dict[str, Any], seed: int, device: str
+) -> TrainingSAE[Any]:
+    """A fresh SAE of a registered architecture, ready to train; `options` are the architecture's own settings.
+
+    Raises:
+        SettingError: SAELens refuses an option.
+    """
+    sae_class, config_class = get_sae_training_class(architecture)
+    try:
+        config = config_class(d_in=d_in, d_sae=d_sae, device=device, metadata=SAEMetadata(**metadata), **options)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return sae_class(config)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{architecture} with {options} was refused: {error}.") from None
+
+
+def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
+    """Load a local folder (`source` or its subfolder `sae_id`), a SAELens release, or a Hub repository of SAEs.
+
+    Raises:
+        ArtifactError: the folder holds no SAE.
+        InputError: there is no such release or SAE.
+    """
+    folder = Path(source) / sae_id
+    if folder.is_dir():
+        if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
+            raise ArtifactError(f"{folder} holds no SAE; cfg.json and sae_weights.safetensors are expected there.")
+        return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+    try:
+        return SAE.from_pretrained(str(source), sae_id, device=device).eval().requires_grad_(False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def save(sae: SAE[Any], folder: Path) -> None:
+    """Write cfg.json and sae_weights.safetensors, for inference, with no trace of the machine."""
+    device, sae.cfg.device = sae.cfg.device, "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sae.save_inference_model(folder) if isinstance(sae, TrainingSAE) else sae.save_model(folder)
+    sae.cfg.device = device
+
+
+def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
+    """The loss coefficients at `step`, each grown linearly from 0 over its warm-up steps (SAELens' schedule)."""
+    values = {}
+    for name, coefficient in sae.get_coefficients().items():
+        if not isinstance(coefficient, TrainCoefficientConfig):
+            coefficient = TrainCoefficientConfig(coefficient, 0)
+        done = min(1.0, step / coefficient.warm_up_steps) if coefficient.warm_up_steps else 1.0
+        values[name] = coefficient.value * done
+    return values
+
+
+@torch.no_grad()
+def edited(sae: SAE[Any], acts: Tensor, edit: Callable[[Tensor], Tensor]) -> Tensor:
+    """x + decode(edit(f)) - decode(f), with f = encode(x): change features, keep what the SAE does not explain.
+
+    An edit that changes nothing gives back `acts` bit by bit. For every architecture and normalisation.
+    """
+    x = acts.to(sae.dtype)
+    before = sae.decode(sae.encode(x))
+    # Encoded anew: an SAE with run-time normalisation keeps a token's scale from one encode to one decode.
+    after = sae.decode(edit(sae.encode(x)))
+    difference: Tensor = (after - before).to(acts.dtype)
+    return acts + difference

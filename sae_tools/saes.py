@@ -15,6 +15,7 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata, TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sae_tools.errors import ArtifactError, InputError, SettingError
@@ -49,13 +50,22 @@ def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
     """
     folder = Path(source) / sae_id
     if folder.is_dir():
-        if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
-            raise ArtifactError(f"{folder} holds no SAE; cfg.json and sae_weights.safetensors are expected there.")
-        return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+        return _load_folder(folder, device)
     try:
-        return SAE.from_pretrained(str(source), sae_id, device=device).eval().requires_grad_(False)
+        sae = SAE.from_pretrained(str(source), sae_id, device=device)
     except (ValueError, OSError) as error:
         raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    return sae.eval().requires_grad_(False)
+
+
+def _load_folder(folder: Path, device: str) -> SAE[Any]:
+    if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
+        raise ArtifactError(f"{folder} holds no SAE; cfg.json and sae_weights.safetensors are expected there.")
+    try:
+        return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        problem = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
+        raise ArtifactError(f"{folder} holds a damaged SAE ({problem}); train it again or fetch it anew.") from None
 
 
 def save(sae: SAE[Any], folder: Path) -> None:

@@ -33,7 +33,7 @@ def steer(sae: SAE[Any], site: Site, feature: int, mode: Mode, strength: float, 
         raise SettingError(f"feature {feature} does not exist; this SAE has features 0 to {sae.cfg.d_sae - 1}.")
     if mode not in MODES:
         raise SettingError(f"mode {mode!r} is unknown; use one of: {', '.join(MODES)}.")
-    if not math.isfinite(strength) or not math.isfinite(maximum):
+    if not math.isfinite(strength) or not math.isfinite(strength * maximum):
         raise SettingError(
             f"strength {strength} x maximum {maximum} is not a finite number; give one between -10 and 10."
         )

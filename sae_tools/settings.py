@@ -155,6 +155,7 @@ class Features:
     """Nearest features by decoder direction to keep."""
 
 
+NORMALISATIONS = ("none", "expected_average_only_in", "layer_norm")
 _SHARED: dict[str, type] = {"apply_b_dec_to_input": bool, "normalize_activations": str, "decoder_init_norm": float}
 _L1 = {**_SHARED, "l1_coefficient": float, "l1_warm_up_steps": int}
 _TOPK = {
@@ -241,6 +242,8 @@ def _check_option(architecture: str, key: str, value: object, shared: set[str], 
     kinds = (float, int) if own[key] is float else (own[key],)
     if not isinstance(value, kinds) or (isinstance(value, bool) and own[key] is not bool):
         raise SettingError(f"{where}.{key} is {value!r}, but a value of type {own[key].__name__} is expected.")
+    if key == "normalize_activations" and value not in NORMALISATIONS:
+        raise SettingError(f"{where}.{key} is {value!r}; {did_you_mean(str(value), NORMALISATIONS)}")
 
 
 def _sentence(error: Any, where: str) -> str:

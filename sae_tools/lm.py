@@ -38,12 +38,19 @@ class _AllRead(Exception):  # noqa: N818 - leaves a forward pass, no error
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that the machine has."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """`auto` is the first of cuda, mps and cpu that the machine has.
+
+    Raises:
+        InputError: the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    absent = device.type == "mps" and not torch.backends.mps.is_available()
+    absent |= device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if absent:
+        raise InputError(f"device is {name!r}, but this machine does not have it; use auto or cpu.")
+    return device
 
 
 class LanguageModel:

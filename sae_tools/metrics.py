@@ -39,11 +39,11 @@ class Moments:
 
     def explained_variance(self) -> float:
         variance = self.square_sum - torch.as_tensor(self.row_sum).square().sum().item() / self.n
-        return 1 - self.residual_sum / variance
+        return 1 - _ratio(self.residual_sum, variance)
 
     def relative_reconstruction_bias(self) -> float:
         """mean ‖x̂‖² / mean x·x̂; 1 is unbiased, below 1 is shrunk (equation 10 of arXiv:2404.16014)."""
-        return self.output_square_sum / self.product_sum
+        return _ratio(self.output_square_sum, self.product_sum)
 
 
 def per_token(x: Tensor, x_hat: Tensor, f: Tensor) -> dict[str, Tensor]:
@@ -77,12 +77,17 @@ def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 def ce_loss_score(clean: float, with_sae: float, with_ablation: float) -> float:
     """(CE ablated - CE with SAE) / (CE ablated - CE clean), ablated by zeros: "CE recovered", 1 is all of it."""
-    return (with_ablation - with_sae) / (with_ablation - clean)
+    return _ratio(with_ablation - with_sae, with_ablation - clean)
 
 
 def kl_div_score(with_sae: float, with_ablation: float) -> float:
     """(KL zero-ablated - KL with SAE) / KL zero-ablated."""
-    return (with_ablation - with_sae) / with_ablation
+    return _ratio(with_ablation - with_sae, with_ablation)
+
+
+def _ratio(part: float, whole: float) -> float:
+    """part / whole, 0 where there is nothing to divide by: an SAE that never fires, a site that does not matter."""
+    return part / whole if whole else 0.0
 
 
 class Correlation:

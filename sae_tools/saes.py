@@ -6,6 +6,7 @@ opens here. No other file imports `sae_lens`.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,9 @@ def save(sae: SAE[Any], folder: Path) -> None:
         warnings.simplefilter("ignore")
         sae.save_inference_model(folder) if isinstance(sae, TrainingSAE) else sae.save_model(folder)
     sae.cfg.device = device
+    # SAELens writes the keys in an order that changes from process to process.
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
@@ -45,7 +46,7 @@ class Models:
     """Commit, branch or tag of a Hub finetuned model."""
     dtype: Dtype = "float32"
     """Precision of the models' weights and activations."""
-    device: Name = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """Where the models and SAEs run: auto, cpu, cuda, cuda:1, mps."""
 
 
@@ -155,7 +156,11 @@ class Features:
     """Nearest features by decoder direction to keep."""
 
 
-NORMALISATIONS = ("none", "expected_average_only_in", "layer_norm")
+CHOICES = {
+    "normalize_activations": ("none", "expected_average_only_in", "layer_norm"),
+    "jumprelu_sparsity_loss_mode": ("step", "tanh", "quadratic"),
+}
+ABOVE_ZERO = {"jumprelu_bandwidth", "jumprelu_tanh_scale", "decoder_init_norm", "lp_norm", "max_iterations"}
 _SHARED: dict[str, type] = {"apply_b_dec_to_input": bool, "normalize_activations": str, "decoder_init_norm": float}
 _L1 = {**_SHARED, "l1_coefficient": float, "l1_warm_up_steps": int}
 _TOPK = {
@@ -230,8 +235,7 @@ def read_sae(values: object, where: str) -> Recipe | Pretrained:
     for key, value in options.items():
         _check_option(architecture, str(key), value, shared, where)
     recipe = read(Recipe, {**{k: v for k, v in values.items() if k in shared}, "architecture_options": options}, where)
-    if not 0 < options.get("k", 1) <= recipe.d_sae:
-        raise SettingError(f"{where}.k is {options['k']}, but it should lie between 1 and d_sae = {recipe.d_sae}.")
+    _check_sizes(recipe, where)
     return recipe
 
 
@@ -242,8 +246,25 @@ def _check_option(architecture: str, key: str, value: object, shared: set[str], 
     kinds = (float, int) if own[key] is float else (own[key],)
     if not isinstance(value, kinds) or (isinstance(value, bool) and own[key] is not bool):
         raise SettingError(f"{where}.{key} is {value!r}, but a value of type {own[key].__name__} is expected.")
-    if key == "normalize_activations" and value not in NORMALISATIONS:
-        raise SettingError(f"{where}.{key} is {value!r}; {did_you_mean(str(value), NORMALISATIONS)}")
+    if key in CHOICES and value not in CHOICES[key]:
+        raise SettingError(f"{where}.{key} is {value!r}; {did_you_mean(str(value), CHOICES[key])}")
+    if own[key] in (int, float) and not (0 <= value < math.inf and (value > 0 or key not in ABOVE_ZERO)):  # type: ignore[operator]
+        least = "above 0" if key in ABOVE_ZERO else "of at least 0"
+        raise SettingError(f"{where}.{key} is {value!r}, but a finite number {least} is expected.")
+
+
+def _check_sizes(recipe: Recipe, where: str) -> None:
+    """The options whose range depends on d_sae."""
+    options, d_sae = recipe.architecture_options, recipe.d_sae
+    if not 0 < options.get("k", 1) <= d_sae:
+        raise SettingError(f"{where}.k is {options['k']}, but it should lie between 1 and d_sae = {d_sae}.")
+    if recipe.architecture == "matryoshka_batchtopk":
+        widths = options.get("matryoshka_widths")
+        whole = isinstance(widths, list) and widths and all(type(width) is int for width in widths)
+        if not whole or sorted({0, *widths}) != [0, *widths] or widths[-1] > d_sae:  # type: ignore[misc, index]
+            raise SettingError(
+                f"{where}.matryoshka_widths is {widths!r}, but increasing sizes up to d_sae = {d_sae} are expected."
+            )
 
 
 def _sentence(error: Any, where: str) -> str:

@@ -111,7 +111,7 @@ def describe(
         ]
     table = pd.DataFrame(rows)
     table.index.name = "feature"
-    return table, pd.DataFrame(examples)
+    return table, pd.DataFrame(examples, columns=["feature", *Example.__dataclass_fields__])
 
 
 def label(ids: np.ndarray, values: np.ndarray, lm: LanguageModel) -> str:
@@ -163,7 +163,7 @@ def promoted_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, n: int) -> dic
     parts = []
     for directions in torch.split(sae.W_dec.detach(), 1024):
         effects = lm.logit_effects(site, directions).float()
-        best, worst = effects.topk(n), effects.topk(n, largest=False)
+        best, worst = (effects.topk(min(n, lm.d_vocab), largest=largest) for largest in (True, False))
         parts.append([t.cpu().numpy() for t in (best.indices, best.values, worst.indices, worst.values)])
     names = ("top_tokens", "top_logits", "bottom_tokens", "bottom_logits")
     return {name: np.concatenate(columns) for name, columns in zip(names, zip(*parts, strict=True), strict=True)}

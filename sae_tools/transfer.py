@@ -56,8 +56,14 @@ def check_pair(base: LanguageModel, finetuned: LanguageModel, site: Site) -> dic
     """Refuse two models that can't share an SAE or tokens; returns the comparison of their tokenizers.
 
     Raises:
-        InputError: their activations differ in width, or too many token ids mean other tokens.
+        InputError: they differ in family, depth or width, or too many token ids mean other tokens.
     """
+    kinds = [(lm.config.model_type, lm.n_layers) for lm in (base, finetuned)]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{finetuned.name!r} is a {kinds[1][0]} of {kinds[1][1]} layers, but {base.name!r} is a {kinds[0][0]} of "
+            f"{kinds[0][1]}; give a finetune of the base model."
+        )
     if base.width(site) != finetuned.width(site):
         raise InputError(
             f"{finetuned.name!r} has activations of width {finetuned.width(site)} at {site.name}, "

@@ -11,10 +11,11 @@ def main(params: Params) -> None:
     from sae_tools.corpus import tokenize, trained_positions
     from sae_tools.harvest import harvest
     from sae_tools.lm import LanguageModel
+    from sae_tools.sources import check_context
 
     models, dataset = params.language_model, params.dataset
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
-    lm.check_context(dataset.context_size)
+    check_context(dataset, "dataset", lm.name, lm.config.to_dict())
     tokens = tokenize(dataset, lm.tokenizer)
     about = {"dataset": dataset.path, "model": lm.name, "special_ids": lm.special_ids}
     with new_folder(paths.TOKENS, about) as folder:

@@ -26,7 +26,7 @@ from sae_tools.settings import (
     read_sae,
 )
 from sae_tools.sites import locate
-from sae_tools.sources import check_dataset, check_model, n_layers
+from sae_tools.sources import check_context, check_dataset, check_model, n_layers
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 
@@ -94,13 +94,20 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 def _check_sources(params: Params) -> None:
     if not isinstance(params.site, str):
         raise SettingError(f"site is {params.site!r}, but a hook name such as blocks.2.hook_resid_post is expected.")
+    datasets = {"dataset": params.dataset}
+    if params.transfer.dataset is not None:
+        datasets["transfer.dataset"] = params.transfer.dataset
+    for where, dataset in datasets.items():
+        check_dataset(dataset)
+        for name in ("n_tokens", "held_out_tokens"):
+            if getattr(dataset, name) == 0 and (where, name) != ("transfer.dataset", "n_tokens"):
+                raise SettingError(f"{where}.{name} is 0, but it should be greater than 0.")
     for model in (params.language_model.base, params.language_model.finetuned):
         config = check_model(model) if model else None
         if config is not None:
             locate(params.site, str(config.get("model_type")), n_layers(config))
-    for dataset in (params.dataset, params.transfer.dataset):
-        if dataset is not None:
-            check_dataset(dataset)
+            for where, dataset in datasets.items():
+                check_context(dataset, where, str(model), config)
 
 
 def sae_named(params: Params, name: str) -> Recipe | Pretrained:

@@ -126,18 +126,6 @@ class LanguageModel:
         """Ids of tokens that stand for no text: begin, end, padding."""
         return sorted(set(self.tokenizer.all_special_ids))
 
-    def check_context(self, context_size: int) -> None:
-        """Refuse blocks longer than the model can read.
-
-        Raises:
-            InputError: they are.
-        """
-        if context_size > self.context_size:
-            raise InputError(
-                f"dataset.context_size is {context_size}, but {self.name!r} reads at most {self.context_size} tokens; "
-                "lower it."
-            )
-
     def site(self, name: str) -> Site:
         """The site called `name` in this model."""
         return locate(name, self.config.model_type, self.n_layers)

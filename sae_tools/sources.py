@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sae_tools.errors import InputError
+from sae_tools.errors import InputError, SettingError
 from sae_tools.settings import Dataset
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
@@ -60,6 +60,19 @@ def n_layers(config: dict[str, Any]) -> int:
     raise InputError(
         "config.json does not say how many layers the model has; give a folder written by save_pretrained."
     )
+
+
+def check_context(dataset: Dataset, where: str, model: str, config: dict[str, Any]) -> None:
+    """Refuse blocks longer than the model can read.
+
+    Raises:
+        SettingError: naming the setting and the limit.
+    """
+    limit = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(limit, int) and dataset.context_size > limit:
+        raise SettingError(
+            f"{where}.context_size is {dataset.context_size}, but {model!r} reads at most {limit} tokens; lower it."
+        )
 
 
 def check_dataset(dataset: Dataset) -> None:

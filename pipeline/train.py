@@ -21,12 +21,13 @@ def main(params: Params, name: str) -> None:
 
     recipe = params.saes[name]
     curve = pd.DataFrame(columns=["step", "tokens", "loss", "explained_variance", "l0", "dead_share"])
+    verify(paths.ACTIVATIONS)
+    shards = Shards(paths.ACTIVATIONS / params.site)
     sae: saes.SAE
     if isinstance(recipe, Pretrained):
         sae = saes.load(recipe.release, recipe.sae_id)
+        saes.check_width(sae, shards.d_in, f"saes.{name}", params.site)
     else:
-        verify(paths.ACTIVATIONS)
-        shards = Shards(paths.ACTIVATIONS / params.site)
         normalise = recipe.architecture_options.get("normalize_activations") == "expected_average_only_in"
         trained = train(
             shards.batches(recipe.batch_size, recipe.training_tokens, recipe.seed),

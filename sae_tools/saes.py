@@ -21,7 +21,18 @@ from torch import Tensor
 
 from sae_tools.errors import ArtifactError, InputError, SettingError
 
-__all__ = ["SAE", "TrainStepInput", "TrainStepOutput", "TrainingSAE", "build", "coefficients", "edited", "load", "save"]
+__all__ = [
+    "SAE",
+    "TrainStepInput",
+    "TrainStepOutput",
+    "TrainingSAE",
+    "build",
+    "check_width",
+    "coefficients",
+    "edited",
+    "load",
+    "save",
+]
 
 
 def build(
@@ -67,6 +78,19 @@ def _load_folder(folder: Path, device: str) -> SAE[Any]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         problem = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
         raise ArtifactError(f"{folder} holds a damaged SAE ({problem}); train it again or fetch it anew.") from None
+
+
+def check_width(sae: SAE[Any], d_in: int, name: str, site: str) -> None:
+    """Refuse an SAE that was trained on activations of another width.
+
+    Raises:
+        InputError: naming both widths.
+    """
+    if sae.cfg.d_in != d_in:
+        raise InputError(
+            f"{name} reads activations of width {sae.cfg.d_in}, but at {site} they have {d_in}; "
+            "give an SAE of this model and site."
+        )
 
 
 def save(sae: SAE[Any], folder: Path) -> None:

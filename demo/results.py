@@ -1,0 +1,79 @@
+"""Numbers that the pipeline left on disk: which SAEs there are, and their metrics. Opens no model.
+
+Any of the files may be absent: the page then shows what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sae_tools.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folders `artifacts/` and `metrics/` of one run of the pipeline."""
+
+    artifacts: Path
+    metrics: Path
+
+    def names(self) -> list[str]:
+        """SAEs that have both weights and features, the one that explains most first.
+
+        Raises:
+            ArtifactError: there is none.
+        """
+        folders = sorted((self.artifacts / "features").glob("*/"))
+        names = [folder.name for folder in folders if (self.artifacts / "saes" / folder.name).is_dir()]
+        names = [name for name in names if not name.startswith(".")]
+        if not names:
+            raise ArtifactError(f"No SAE with features is in {self.artifacts}: run `dvc repro` first.")
+        return sorted(names, key=lambda name: -self.evaluation(name).get("explained_variance", -math.inf))
+
+    def evaluation(self, name: str) -> dict[str, float]:
+        """Metrics of one SAE on its own model."""
+        return _numbers(_read(self.metrics / "evaluate" / f"{name}.json"))
+
+    def transfer(self, name: str) -> dict[str, dict[str, float]]:
+        """Metrics of one SAE by column: each text through each model; empty where no finetuned model was given."""
+        columns = {}
+        report = _read(self.metrics / "transfer" / f"{name}.json")
+        for text, text_name in (("base_text", "base text"), ("finetuned_text", "finetuned text")):
+            for model in ("base", "finetuned"):
+                found = report.get(text)
+                numbers = _numbers(found.get(model)) if isinstance(found, dict) else {}
+                if numbers:
+                    columns[f"{model} model on {text_name}"] = numbers
+        return columns
+
+    def agreement(self, name: str) -> pd.DataFrame | None:
+        """Feature by feature: `density_base`, `density_finetuned`, `correlation`."""
+        path = self.artifacts / "transfer" / name / "features.parquet"
+        if not path.is_file():
+            return None
+        table = pd.read_parquet(path)
+        return table.set_index("feature") if "feature" in table.columns else table
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}): run `dvc repro` to write it again.") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(value: object) -> dict[str, float]:
+    """The finite numbers of a JSON object, one level deep."""
+    if not isinstance(value, dict):
+        return {}
+    numbers = {k: v for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}

@@ -1,0 +1,254 @@
+"""The stages, run in small on the embedded models: what they write is whole, true to the core, remade bit by bit."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sae_lens
+import torch
+from safetensors.torch import load_file
+
+from pipeline import evaluate, features, harvest, paths, train, transfer
+from pipeline.params import load
+from sae_tools import saes
+from sae_tools.artifacts import verify
+from sae_tools.corpus import Tokens
+from sae_tools.errors import ArtifactError, WorkbenchError
+from sae_tools.evaluate import evaluate as evaluate_sae
+from sae_tools.features import FeatureStore
+from sae_tools.lm import LanguageModel
+from tests.conftest import ASSETS, SMALL, random_sae
+
+NAMES = tuple(SMALL["saes"])
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return LanguageModel.load(str(ASSETS / "stories"), device="cpu")
+
+
+@pytest.fixture
+def copied(workbench: Path, tmp_path: Path) -> Path:
+    """A workbench of one's own to change."""
+    return Path(shutil.copytree(workbench, tmp_path / "copy"))
+
+
+def params_of(folder: Path, change: Callable[[dict[str, Any]], object] | None = None) -> Any:
+    values = copy.deepcopy(SMALL)
+    if change:
+        change(values)
+    (folder / "params.yaml").write_text(json.dumps(values))
+    with contextlib.chdir(folder):
+        return load()
+
+
+def read_metrics(workbench: Path, stage: str, name: str) -> dict[str, Any]:
+    values = json.loads((workbench / paths.metrics(stage, name)).read_text())
+    assert isinstance(values, dict)
+    return values
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_artifact_is_whole(workbench: Path) -> None:
+    folders = [paths.TOKENS, paths.ACTIVATIONS]
+    for name in NAMES:
+        folders += [paths.sae(name), paths.transfer(name), paths.features(name)]
+    for folder in folders:
+        verify(workbench / folder)
+    assert {p.name for p in workbench.iterdir()} == {"params.yaml", "artifacts", "metrics", "plots"}
+    assert not list(workbench.rglob(".*"))
+
+
+def test_harvest_writes_the_activations_of_the_train_tokens(workbench: Path, lm: LanguageModel) -> None:
+    tokens = Tokens.load(workbench / paths.TOKENS)
+    assert tokens.train.shape == (49_152 // 128, 128)
+    assert tokens.held_out.shape == (4_096 // 128, 128)
+    assert (tokens.train[:, 0] == lm.tokenizer.bos_token_id).all()
+    shards = sorted((workbench / paths.ACTIVATIONS / SMALL["site"]).glob("*.safetensors"))
+    rows = torch.cat([load_file(shard)["acts"] for shard in shards])
+    assert len(rows) == int(lm.is_text(tokens.train).sum())
+    about = verify(workbench / paths.ACTIVATIONS)
+    assert about[SMALL["site"]] == {"n_rows": len(rows), "n_shards": len(shards)}
+    with torch.no_grad():
+        first = lm.model(tokens.train[:1].long(), output_hidden_states=True).hidden_states[3][0, 7]
+    nearest = (rows.float() - first).norm(dim=-1).min() / first.norm()
+    assert nearest < 0.01  # bfloat16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sae_opens_in_saelens_and_explains_the_model(workbench: Path, name: str) -> None:
+    sae = sae_lens.SAE.load_from_disk(workbench / paths.sae(name))
+    assert sae.cfg.metadata.hook_name == SMALL["site"]
+    assert (sae.cfg.d_in, sae.cfg.d_sae) == (256, 512)
+    metrics = read_metrics(workbench, "evaluate", name)
+    assert metrics["explained_variance"] > 0.5
+    assert 0.5 < metrics["ce_loss_score"] < 1.05
+    assert 1 < metrics["l0"] < 200
+    assert metrics["n_tokens"] <= 4_096
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_those_of_the_core(workbench: Path, lm: LanguageModel, name: str) -> None:
+    sae = saes.load(workbench / paths.sae(name))
+    ids = Tokens.load(workbench / paths.TOKENS).held_out
+    expected = evaluate_sae(sae, lm, lm.site(SMALL["site"]), ids, 16)
+    assert read_metrics(workbench, "evaluate", name) == pytest.approx(expected.metrics, rel=1e-4)
+    density = pd.read_csv(workbench / paths.plot("density", name), sep="\t")
+    assert density["features"].sum() == 512
+    never = int((expected.density == 0).sum())
+    assert density.iloc[0]["features"] == never
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_curve_rises(workbench: Path, name: str) -> None:
+    curve = pd.read_csv(workbench / paths.plot("train", name), sep="\t")
+    assert list(curve.columns) == ["step", "tokens", "loss", "explained_variance", "l0", "dead_share"]
+    assert curve["tokens"].iloc[-1] == 98_304
+    assert curve["explained_variance"].iloc[-1] > curve["explained_variance"].iloc[1] + 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transfer_compares_both_models_on_both_texts(workbench: Path, name: str) -> None:
+    metrics = read_metrics(workbench, "transfer", name)
+    base, own = metrics["base_text"], metrics["finetuned_text"]
+    assert metrics["tokenizer"]["agreement"] == 1
+    assert base["base"]["ce_loss_without_sae"] < base["finetuned"]["ce_loss_without_sae"]
+    assert own["finetuned"]["ce_loss_without_sae"] < own["base"]["ce_loss_without_sae"]
+    assert 0 < base["activations"]["cosine"] < 1
+    table = pd.read_parquet(workbench / paths.transfer(name) / "features.parquet")
+    assert len(table) == 512
+    assert metrics["features"]["live_in_both"] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_can_be_looked_at(workbench: Path, lm: LanguageModel, name: str) -> None:
+    store = FeatureStore.open(workbench / paths.features(name))
+    assert store.about["site"] == SMALL["site"]
+    assert store.about["d_sae"] == len(store.table) == 512
+    sae = saes.load(workbench / paths.sae(name))
+    site = lm.site(SMALL["site"])
+    live = store.table[store.table["density"] > 0]
+    assert len(live) > 50
+    feature = int(live["maximum"].idxmax())
+    example = store.examples(feature)[0]
+    assert example.activation == pytest.approx(live.loc[feature, "maximum"])
+    # The whole block again: the example's token is where the feature fires at its maximum.
+    train_ids = Tokens.load(workbench / paths.TOKENS).first_train(SMALL["features"]["n_tokens"])
+    block = next(b for b in train_ids if str(example.ids)[1:-1] in str(b.tolist()))
+    acts = sae.encode(lm.activations(block[None].long(), [site])[site.name])[0, 1:, feature]
+    assert float(acts.max()) == pytest.approx(example.activation, rel=1e-3)
+    assert int(block[1:][acts.argmax()]) == example.ids[example.position]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_writes_the_same_bytes(workbench: Path, copied: Path, name: str) -> None:
+    params = params_of(copied)
+    shutil.rmtree(copied / paths.sae(name))
+    with contextlib.chdir(copied):
+        train.main(params, name)
+        evaluate.main(params, name)
+    for folder in (paths.sae(name), Path("metrics/evaluate"), Path("plots")):
+        assert contents(copied / folder) == contents(workbench / folder)
+
+
+def test_one_sae_s_recipe_does_not_touch_another(workbench: Path, copied: Path) -> None:
+    params = params_of(copied, lambda values: values["saes"]["topk"].update(k=8, training_tokens=2048))
+    with contextlib.chdir(copied):
+        train.main(params, "topk")
+    assert contents(copied / paths.sae("standard")) == contents(workbench / paths.sae("standard"))
+    assert contents(copied / paths.sae("topk")) != contents(workbench / paths.sae("topk"))
+
+
+def test_without_a_finetune_there_is_no_transfer(copied: Path) -> None:
+    params = params_of(copied, lambda values: values["language_model"].update(finetuned=None))
+    with contextlib.chdir(copied):
+        transfer.main(params, "topk")
+    assert read_metrics(copied, "transfer", "topk") == {}
+    verify(copied / paths.transfer("topk"))
+
+
+def test_a_pretrained_sae_takes_the_place_of_a_trained_one(workbench: Path, copied: Path) -> None:
+    release = str(workbench / paths.sae("standard"))
+    params = params_of(copied, lambda values: values["saes"].update(topk={"release": release}))
+    with contextlib.chdir(copied):
+        train.main(params, "topk")
+        evaluate.main(params, "topk")
+        features.main(params, "topk")
+    expected, found = (read_metrics(workbench, "evaluate", "standard"), read_metrics(copied, "evaluate", "topk"))
+    assert found == pytest.approx(expected, rel=1e-6)
+    table = FeatureStore.open(copied / paths.features("topk")).table
+    pd.testing.assert_frame_equal(table, FeatureStore.open(workbench / paths.features("standard")).table)
+    assert len(pd.read_csv(copied / paths.plot("train", "topk"), sep="\t")) == 0
+
+
+def test_a_pretrained_sae_of_another_width_is_refused(copied: Path, tmp_path: Path) -> None:
+    saes.save(random_sae("standard", d_in=32), tmp_path / "narrow")
+    params = params_of(copied, lambda values: values["saes"].update(topk={"release": str(tmp_path / "narrow")}))
+    with contextlib.chdir(copied), pytest.raises(WorkbenchError, match=r"32.*256|256.*32"):
+        train.main(params, "topk")
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        (train, paths.ACTIVATIONS / SMALL["site"] / "shard-00001.safetensors"),
+        (evaluate, paths.TOKENS / "tokens.safetensors"),
+        (evaluate, paths.sae("topk") / "sae_weights.safetensors"),
+        (transfer, paths.sae("topk") / "cfg.json"),
+        (transfer, paths.TOKENS / "tokens.safetensors"),
+        (features, paths.sae("topk") / "sae_weights.safetensors"),
+    ],
+)
+def test_a_damaged_input_is_named_and_outputs_stay(copied: Path, stage: Any, file: Path) -> None:
+    damage(copied / file)
+    before = contents(copied)
+    with contextlib.chdir(copied), pytest.raises(ArtifactError, match=str(file)):
+        stage.main(params_of(copied), "topk")
+    assert contents(copied) == before | {"params.yaml": (copied / "params.yaml").read_bytes()}
+
+
+def test_harvest_refuses_before_it_writes(tmp_path: Path) -> None:
+    for change in (
+        lambda values: values["dataset"].update(context_size=4096),
+        lambda values: values["dataset"].update(n_tokens=10**12),
+        lambda values: values["dataset"].update(text_column="body"),
+    ):
+        with contextlib.chdir(tmp_path), pytest.raises(WorkbenchError):
+            harvest.main(params_of(tmp_path, change))
+        assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"params.yaml"}
+
+
+def test_a_site_in_the_mlp_works_from_end_to_end(tmp_path: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["site"] = "blocks.1.mlp.hook_post"
+        values["dataset"].update(n_tokens=4_096, held_out_tokens=1_024, positions="random")
+        values["saes"] = {"one": values["saes"]["topk"] | {"training_tokens": 64, "batch_size": 16, "d_sae": 64}}
+        values["features"].update(n_tokens=1_024)
+        values["transfer"] = {}
+
+    params = params_of(tmp_path, change)
+    with contextlib.chdir(tmp_path):
+        harvest.main(params)
+        for stage in (train, evaluate, features):
+            stage.main(params, "one")
+    rows = verify(tmp_path / paths.ACTIVATIONS)[params.site]["n_rows"]
+    assert 0 < rows <= 4_096 // 128
+    assert np.isfinite(list(read_metrics(tmp_path, "evaluate", "one").values())).all()

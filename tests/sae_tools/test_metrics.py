@@ -1,0 +1,135 @@
+"""Each metric against its formula worked out by hand or by numpy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sae_tools import metrics
+
+
+@pytest.fixture
+def chance() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def pair(chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows with a mean far from 0, so that a variance about 0 shows, and a reconstruction."""
+    x = torch.randn(200, 16, generator=chance) + 3
+    return x, 0.9 * x + 0.3 * torch.randn(200, 16, generator=chance)
+
+
+def test_explained_variance_by_numpy(pair: tuple[Tensor, Tensor]) -> None:
+    x, x_hat = (t.double().numpy() for t in pair)
+    expected = 1 - ((x - x_hat) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum()
+    assert metrics.explained_variance(*pair) == pytest.approx(expected, rel=1e-9)
+
+
+def test_explained_variance_is_1_for_itself_0_for_the_mean_and_below_for_worse(pair: tuple[Tensor, Tensor]) -> None:
+    x = pair[0].double()
+    assert metrics.explained_variance(x, x) == 1
+    assert metrics.explained_variance(x, x.mean(dim=0).expand_as(x)) == pytest.approx(0, abs=1e-12)
+    assert metrics.explained_variance(x, -x) < -1
+    noise = torch.randn(100_000, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert metrics.explained_variance(noise, noise / 2) == pytest.approx(0.75, abs=1e-4)  # 1 - (1/2)²
+
+
+def test_moments_do_not_depend_on_how_rows_are_batched(pair: tuple[Tensor, Tensor]) -> None:
+    whole, parts = metrics.Moments(), metrics.Moments()
+    whole.add(*pair)
+    for a, b in zip(*(torch.split(t, [1, 150, 49]) for t in pair), strict=True):
+        parts.add(a, b)
+    for name in ("mse", "explained_variance", "relative_reconstruction_bias"):
+        assert getattr(parts, name)() == pytest.approx(getattr(whole, name)(), rel=1e-12)
+
+
+def test_explained_variance_survives_a_large_mean(chance: torch.Generator) -> None:
+    x = torch.randn(1000, 8, generator=chance, dtype=torch.float64)
+    x_hat = x + 0.1 * torch.randn(1000, 8, generator=chance, dtype=torch.float64)
+    near, far = metrics.explained_variance(x, x_hat), metrics.explained_variance(x + 1e4, x_hat + 1e4)
+    assert far == pytest.approx(near, rel=1e-5)
+
+
+def test_mse_is_summed_over_dimensions_and_bias_is_the_ratio_of_means() -> None:
+    moments = metrics.Moments()
+    moments.add(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 3.0]]))
+    assert moments.mse() == (9 + 4) / 2
+    assert moments.relative_reconstruction_bias() == (16 + 9) / (16 + 3)
+
+
+def test_per_token_metrics_by_hand() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    x_hat = torch.tensor([[4.0, 3.0], [0.0, 1.0]])
+    f = torch.tensor([[0.0, 2.0, -1.0], [0.0, 0.0, 0.5]])
+    values = metrics.per_token(x, x_hat, f)
+    expected = {
+        "l0": [2, 1],
+        "l1": [3, 0.5],
+        "cossim": [24 / 25, 1],
+        "l2_norm_in": [5, 2],
+        "l2_norm_out": [5, 1],
+        "l2_ratio": [1, 0.5],
+    }
+    assert set(values) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(values[name], torch.tensor(value, dtype=torch.float32), msg=name)
+
+
+def test_cross_entropy_of_known_probabilities() -> None:
+    p = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1 / 3, 1 / 3, 1 / 3]]])
+    losses = metrics.cross_entropy(p.log() + 7, torch.tensor([[0, 1, 2]]))  # a shift of logits changes nothing
+    torch.testing.assert_close(losses, -torch.tensor([[0.25, 0.1]]).log())
+
+
+def test_kl_divergence_of_known_probabilities() -> None:
+    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.5, 0.25])
+    expected = 0.5 * math.log(2) + 0.25 * math.log(0.5)
+    assert metrics.kl_divergence(p.log() + 3, q.log() - 5).item() == pytest.approx(expected)
+    assert metrics.kl_divergence(p.log(), p.log()).item() == 0
+    r = torch.tensor([0.9, 0.05, 0.05])
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.25 / 0.05)  # the other way round it is another number
+    assert metrics.kl_divergence(p.log(), r.log()).item() == pytest.approx(expected)
+
+
+def test_scores() -> None:
+    assert metrics.ce_loss_score(2.0, 2.0, 10.0) == 1
+    assert metrics.ce_loss_score(2.0, 10.0, 10.0) == 0
+    assert metrics.ce_loss_score(2.0, 4.0, 10.0) == 0.75
+    assert metrics.kl_div_score(0.0, 5.0) == 1
+    assert metrics.kl_div_score(1.0, 4.0) == 0.75
+
+
+def test_correlation_equals_numpy_s(chance: torch.Generator) -> None:
+    a = torch.randn(500, 6, generator=chance).relu()
+    b = (a + 0.5 * torch.randn(500, 6, generator=chance)).relu()
+    b[:, 1] = -2 * a[:, 1] + 1
+    b[:, 2] = a[:, 2]
+    correlation = metrics.Correlation(6)
+    for part in zip(torch.split(a, 130), torch.split(b, 130), strict=True):
+        correlation.add(*part)
+    expected = [np.corrcoef(a[:, i].double(), b[:, i].double())[0, 1] for i in range(6)]
+    np.testing.assert_allclose(correlation.value(), expected, rtol=1e-9)
+    assert correlation.value()[1:3].tolist() == pytest.approx([-1, 1])
+
+
+def test_correlation_does_not_depend_on_units_or_rarity(chance: torch.Generator) -> None:
+    a = torch.rand(20_000, 2, generator=chance, dtype=torch.float64)
+    a[5:, 0] = 0  # fires on 5 tokens of 20,000
+    b = 0.5 * a
+    b[:3, 0] = torch.tensor([0.3, 0.1, 0.8])
+    for scale in (1.0, 1e-3, 1e3):
+        correlation = metrics.Correlation(2)
+        correlation.add(a * scale, b * scale)
+        expected = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(2)]
+        np.testing.assert_allclose(correlation.value(), expected, rtol=1e-6)
+
+
+def test_correlation_of_a_constant_is_nan() -> None:
+    correlation = metrics.Correlation(3)
+    correlation.add(torch.tensor([[0.0, 1, 0], [0, 2, 1]]), torch.tensor([[1.0, 5, 0], [2, 5, 1]]))
+    assert correlation.value().isnan().tolist() == [True, True, False]

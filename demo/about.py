@@ -8,17 +8,20 @@ from demo.limits import MAX_NEW_TOKENS, MAX_SECONDS, MAX_TOKENS
 from demo.render import escape, note, number, share
 from demo.workbench import Opened
 
+# SAELens' names, which the pipeline writes.
 MEANINGS = {
     "l0": ("L0", "features that fire on a token, on average"),
     "explained_variance": ("Explained variance", "part of the activations' variance that the SAE rebuilds; 1 is all"),
-    "ce_recovered": ("CE recovered", "part of the model's skill that survives on rebuilt activations; 1 is all"),
-    "ce_clean": ("CE, model as it is", "cross-entropy in nats a token; lower is better"),
-    "ce_sae": ("CE with the SAE spliced in", "the same with the rebuilt activations"),
-    "ce_zero": ("CE with the site zeroed", "the same with the activations set to zero"),
-    "kl_sae": ("KL with the SAE", "how far the spliced model's predictions are from the model's own"),
-    "mse": ("MSE", "squared error of the rebuilt activations"),
-    "dead_share": ("Dead", "part of the features that never fired"),
-}  # fmt: skip
+    "ce_loss_score": ("CE recovered", "part of the model's skill that survives on rebuilt activations; 1 is all"),
+    "ce_loss_without_sae": ("CE, model as it is", "cross-entropy in nats a token; lower is better"),
+    "ce_loss_with_sae": ("CE with the SAE spliced in", "the same with the rebuilt activations"),
+    "ce_loss_with_ablation": ("CE with the site zeroed", "the same with the activations set to zero"),
+    "kl_div_with_sae": ("KL with the SAE", "how far the spliced model's predictions are from the model's own, in nats"),
+    "cossim": ("Cosine", "between an activation and what the SAE makes of it; 1 is the same direction"),
+    "l2_ratio": ("Length ratio", "of the rebuilt activations to the real ones; below 1 they are shrunk"),
+    "mse": ("MSE", "squared error of the rebuilt activations, summed over their dimensions"),
+    "dead_share": ("Dead", "part of the features that never fired on the tokens evaluated"),
+}
 GLOSSARY = (
     ("Activation", "the list of numbers by which the model represents a token inside one of its layers."),
     ("Sparse autoencoder (SAE)", "a small network that rewrites each activation as a sum of a few <em>features</em>."),
@@ -45,7 +48,7 @@ def badges(opened: Opened, metrics: dict[str, float]) -> str:
     architecture = opened.sae.cfg.architecture()
     items = [("Model", _short(about["base"]["name"])), ("Site", about["site"])]
     items.append(("SAE", f"{architecture}, {opened.d_sae:,} features"))
-    for key, name in (("l0", "L0"), ("explained_variance", "Explained variance"), ("ce_recovered", "CE recovered")):
+    for key, name in (("l0", "L0"), ("explained_variance", "Explained variance"), ("ce_loss_score", "CE recovered")):
         if key in metrics:
             items.append((name, number(metrics[key])))
     return f'<div class="badges">{"".join(f"<span><b>{escape(k)}</b> {escape(str(v))}</span>" for k, v in items)}</div>'

@@ -24,7 +24,7 @@ EXAMPLES = (
 STEER_PROMPT = "Once upon a time there was a little"
 SAME_SEED = '<p class="note">Both texts draw the same random numbers, so only the feature makes a difference.</p>'
 STOPPED = '<p class="note">Stopped.</p>'
-STRENGTH = "In units of the feature's own maximum: 1 is as strong as it ever was on the text examined."
+STRENGTH = "In units of the feature's own maximum: 1 is as strong as it ever was. Too much breaks the text."
 HIDE_DENSE = "Hide features that fire on more than 10% of all tokens"
 WAITING = '<p class="empty">Opening the model…</p>'
 # Rows that carry a feature's id hand it on; on a narrow screen the card below is brought into sight.
@@ -111,7 +111,7 @@ def _steer_tab(parts: Parts) -> None:
 
 def _compare_tab(parts: Parts) -> None:
     with gr.Row(elem_classes="ask"):
-        parts["compare_prompt"] = _prompt(EXAMPLES[3], "Prompt for both models", "compare-prompt")
+        parts["compare_prompt"] = _prompt(EXAMPLES[0], "Prompt for both models", "compare-prompt")
         parts["compare"] = gr.Button("Compare", variant="primary", scale=1, min_width=90)
     parts["compared"] = gr.HTML("", elem_id="compared")
     with gr.Row(elem_classes="columns"):

@@ -142,15 +142,21 @@ def test_bad_strengths_are_refused_where_strength_counts(handlers: Handlers, res
     assert steer(handlers, name, mode="Ablate", strength=value)
 
 
-def test_a_dead_feature_says_so(handlers: Handlers, results: Results, opened: Opened) -> None:
-    dead = opened.store.table.index[opened.store.table["maximum"] == 0]
-    if not len(dead):
-        pytest.skip("no feature of this SAE is dead")
-    view = handlers.explore(results.names()[0], TEXT, int(dead[0]), True)
+def test_a_dead_feature_says_so(handlers: Handlers, results: Results) -> None:
+    dead = [
+        (name, int(feature))
+        for name in results.names()
+        for feature, row in handlers.open(name).store.table.iterrows()
+        if row["maximum"] == 0
+    ]
+    if not dead:
+        pytest.skip("no feature is dead")
+    name, feature = dead[0]
+    view = handlers.explore(name, TEXT, feature, True)
     assert "never fired" in view["card_head"]
     assert "does not fire on this prompt" in view["strip"]
     with pytest.raises(Refused, match="never fired"):
-        steer(handlers, results.names()[0], mode="Clamp", feature=int(dead[0]))
+        steer(handlers, name, mode="Clamp", feature=feature)
 
 
 def test_the_address_is_honoured_or_explained(handlers: Handlers, results: Results) -> None:

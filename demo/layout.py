@@ -89,7 +89,7 @@ def _steer_tab(parts: Parts) -> None:
                 info="Add to the feature's value, hold it at one value, or remove it.",
             )  # fmt: skip
         with gr.Column(scale=1, min_width=280):
-            strength = gr.Slider(-MAX_STRENGTH, MAX_STRENGTH, value=1.5, step=0.1, label="Strength", info=STRENGTH)
+            strength = gr.Slider(-MAX_STRENGTH, MAX_STRENGTH, value=1.0, step=0.1, label="Strength", info=STRENGTH)
             parts["strength"] = _unchecked(strength)
     parts["steer_prompt"] = _prompt(STEER_PROMPT, "Prompt to continue", "steer-prompt")
     with gr.Row(elem_classes="numbers"):

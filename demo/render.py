@@ -32,7 +32,7 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) == "Cc":
         picture = chr(0x2400 + ord(character)) if ord(character) < 0x20 else f"U+{ord(character):04X}"
         return f'<span class="mark">{picture}</span>'
-    return character
+    return escape(character)
 
 
 def isolated(text: str) -> str:

@@ -149,6 +149,6 @@ def test_files_are_readable_by_others(folder: Path) -> None:
 def test_verifying_is_fast_enough_to_run_before_every_use(tmp_path: Path) -> None:
     with new_folder(tmp_path / "big") as new:
         (new / "x").write_bytes(bytes(50_000_000))
-    start = time.perf_counter()
+    start = time.process_time()
     verify(tmp_path / "big")
-    assert time.perf_counter() - start < 2  # 0.05 s measured
+    assert time.process_time() - start < 1  # 0.05 measured

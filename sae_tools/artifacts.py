@@ -28,16 +28,17 @@ def new_folder(target: Path, about: dict[str, Any] | None = None) -> Iterator[Pa
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    _sweep(target)
+    temporary, old = (target.parent / f".{target.name}.{what}-{os.getpid()}" for what in ("tmp", "old"))
     temporary.mkdir()
     try:
         yield temporary
         _write_manifest(temporary, about or {})
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)
         temporary.rename(target)
         _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -76,6 +77,31 @@ def write_json(path: Path, value: object) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
     temporary.replace(path)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left beside `target`, or put an old folder back that one of them had moved aside."""
+    for left in target.parent.glob(f".{target.name}.*-*"):
+        kind, _, process = left.name.removeprefix(f".{target.name}.").partition("-")
+        if kind not in ("tmp", "old") or not process.isdecimal() or _runs(int(process)):
+            continue
+        if kind == "old" and not target.exists():
+            left.rename(target)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number is alive."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write_manifest(folder: Path, about: dict[str, Any]) -> None:

@@ -87,6 +87,30 @@ with new_folder(Path({str(folder)!r})) as new:
     with new_folder(folder) as new:  # and the next run is not in its way
         (new / "c").write_text("c")
     assert names(folder) == {"c", "manifest.json"}
+    assert names(folder.parent) == {"thing"}  # what the killed run left is gone
+
+
+def test_a_folder_moved_aside_by_a_killed_run_is_put_back(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    folder.rename(folder.parent / f".thing.old-{dead.pid}")
+
+    def fail() -> None:
+        with new_folder(folder):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    verify(folder)
+    assert names(folder.parent) == {"thing"}
+
+
+def test_a_living_run_s_folder_is_left_alone(folder: Path) -> None:
+    theirs = folder.parent / ".thing.tmp-1"
+    theirs.mkdir()
+    with new_folder(folder) as new:
+        (new / "c").write_text("c")
+    assert theirs.is_dir()
 
 
 def flip(path: Path) -> None:

@@ -122,41 +122,37 @@ def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Opti
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train (or finetune from `--init`) and write a Hugging Face checkpoint with its bits per byte."""
+    """Train (or finetune from `--init`) and write a Hugging Face checkpoint; prints its bits per byte."""
     torch.manual_seed(args.seed)
-    fit, held_out = split(read_texts(args.text))
+    texts, held_out = split(read_texts(args.text))
     if args.init:
-        model, tokenizer = (
-            LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32),
-            AutoTokenizer.from_pretrained(args.init),
-        )
+        tokenizer = AutoTokenizer.from_pretrained(args.init)
+        model = LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
     else:
-        model, tokenizer = make_model(), make_tokenizer(fit)
-    stream = token_stream(tokenizer, fit, sep=args.text.suffix != ".txt")
+        tokenizer = make_tokenizer(texts)
+        model = make_model()
+    stream = token_stream(tokenizer, texts, sep=args.text.suffix != ".txt")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} training tokens")
+    fit(model, stream, args)
+    save(model, tokenizer, args.out)
+    print(json.dumps({"tokens": args.steps * args.batch * CONTEXT, **score(args.out, held_out)}))
+
+
+def fit(model: LlamaForCausalLM, stream: torch.Tensor, args: argparse.Namespace) -> None:
+    """The training loop; goes on from the last state saved under build/, if there is one."""
     optimizers = make_optimizers(model, args.lr)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda s: min((s + 1) / args.warmup, 1 - s / args.steps))
-        for o in optimizers
-    ]
-    parts = {
-        "model": model,
-        **{f"opt{i}": o for i, o in enumerate(optimizers)},
-        **{f"lr{i}": s for i, s in enumerate(schedules)},
-    }
-    scratch = Path("build/assets") / args.out.name / "state.pt"
-    step = resume(scratch, parts)
-    print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} training tokens, from step {step}"
-    )
+    share = lambda step: min((step + 1) / args.warmup, 1 - step / args.steps)  # noqa: E731 - warm-up, then decay
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
+    numbered = {f"opt{i}": o for i, o in enumerate(optimizers)} | {f"lr{i}": s for i, s in enumerate(schedules)}
+    parts = {"model": model, **numbered}
+    state = Path("build/assets") / args.out.name / "state.pt"
+    first = resume(state, parts)
     model.train()
+    per_step = args.batch * CONTEXT
     with tqdm(
-        total=args.steps * args.batch * CONTEXT,
-        initial=step * args.batch * CONTEXT,
-        unit="tok",
-        unit_scale=True,
-        mininterval=10,
+        total=args.steps * per_step, initial=first * per_step, unit="tok", unit_scale=True, mininterval=10
     ) as bar:
-        while step < args.steps:
+        for step in range(first, args.steps):
             ids = batch_at(stream, step, args.batch, args.seed)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(ids[:, :-1]).logits
@@ -166,22 +162,10 @@ def train(args: argparse.Namespace) -> None:
             for part in (*optimizers, *schedules):
                 part.step()
             model.zero_grad()
-            step += 1
-            bar.update(ids.numel())
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            if step % 100 == 0:
-                checkpoint(scratch, parts, step)
-    save(model, tokenizer, args.out)
-    print(
-        json.dumps(
-            {
-                "steps": step,
-                "tokens": step * args.batch * CONTEXT,
-                "train_loss": loss.item() if step else None,
-                **score(args.out, held_out),
-            }
-        )
-    )
+            bar.update(per_step)
+            if (step + 1) % 100 == 0:
+                checkpoint(state, parts, step + 1)
 
 
 def checkpoint(path: Path, parts: dict, step: int) -> None:

@@ -2,7 +2,7 @@
 
     python assets/make.py train  --text stories.jsonl.gz --out assets/stories
     python assets/make.py train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
-    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz --tokens 1300000 \
+    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz --tokens 1250000 \
         --out assets/stories.parquet
 
 Texts are `.jsonl`, `.jsonl.gz` (one `{"text": …}` a line) or `.txt` (one document). `train` resumes by itself
@@ -111,7 +111,8 @@ def batch_at(stream: torch.Tensor, step: int, batch: int, seed: int) -> torch.Te
 def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the embedding and the norms.
 
-    The strong decay is for several epochs of a small text: with 0.05 the training loss fell 0.9 nats below held-out.
+    The strong decay is for several epochs of a small text: with 0.05, documents that were trained on scored 0.8 nats
+    a token below held-out ones.
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]

@@ -6,6 +6,7 @@ opens here. No other file imports `sae_lens`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import warnings
 from collections.abc import Callable
@@ -14,15 +15,24 @@ from typing import Any
 
 import torch
 from sae_lens import SAE, TrainingSAE
-from sae_lens.registry import get_sae_training_class
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+from sae_lens.registry import register_sae_training_class as register
+from sae_lens.saes.jumprelu_sae import JumpReLU, Step
 from sae_lens.saes.sae import SAEMetadata, TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from safetensors import SafetensorError
 from torch import Tensor
 
 from sae_tools.errors import ArtifactError, InputError, SettingError
+from sae_tools.settings import ARCHITECTURES
 
 __all__ = [
     "SAE",
+    "JumpReLU",
+    "Step",
+    "TopKSAEConfig",
+    "TopKTrainingSAE",
+    "TopKTrainingSAEConfig",
     "TrainStepInput",
     "TrainStepOutput",
     "TrainingSAE",
@@ -30,7 +40,9 @@ __all__ = [
     "check_width",
     "coefficients",
     "edited",
+    "formulas_of",
     "load",
+    "register",
     "save",
 ]
 
@@ -40,10 +52,17 @@ def build(
 ) -> TrainingSAE[Any]:
     """A fresh SAE of a registered architecture, ready to train; `options` are the architecture's own settings.
 
+    A dotted architecture is a module: it is imported, and registers the architecture under its last name.
+
     Raises:
-        SettingError: SAELens refuses an option.
+        SettingError: there is no such architecture, or SAELens refuses an option.
     """
-    sae_class, config_class = get_sae_training_class(architecture)
+    try:
+        if "." in architecture:
+            importlib.import_module(architecture)
+        sae_class, config_class = get_sae_training_class(architecture.rpartition(".")[2])
+    except (ImportError, KeyError) as error:
+        raise SettingError(f"architecture {architecture!r} is not known: {error}.") from None
     try:
         config = config_class(d_in=d_in, d_sae=d_sae, device=device, metadata=SAEMetadata(**metadata), **options)
         with torch.random.fork_rng():
@@ -114,6 +133,25 @@ def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
         done = min(1.0, step / coefficient.warm_up_steps) if coefficient.warm_up_steps else 1.0
         values[name] = coefficient.value * done
     return values
+
+
+FORMULAS = (
+    "calculate_aux_loss",
+    "decode",
+    "encode_with_hidden_pre",
+    "get_activation_fn",
+    "process_sae_in",
+    "training_forward_pass",
+)
+
+
+def formulas_of(sae: TrainingSAE[Any]) -> str | None:
+    """The architecture of SAELens' own whose formulas the class of `sae` has; None if it has changed one of them."""
+    for name in ARCHITECTURES:
+        theirs = SAE_TRAINING_CLASS_REGISTRY[name][0]
+        if isinstance(sae, theirs) and all(getattr(type(sae), f) is getattr(theirs, f) for f in FORMULAS):
+            return name
+    return None
 
 
 @torch.no_grad()

@@ -1,0 +1,157 @@
+"""The products of a training step in which few latents are active: only the encoder's is dense.
+
+Entries name the active (sample, latent) pairs. Each adds to a bag, an output row: a sample's reconstruction, or a part
+of it. Then every other product is a weighted sum of rows, which is what `embedding_bag` computes:
+
+    decode      x̂[bag]           = Σ value · W_dec[latent]         over the entries of a bag
+    encode      value            = x[sample] · W_enc[latent] + b_enc[latent]
+    backward    ∂W_dec[latent]   = Σ value · ∂x̂[bag]               over the entries of a latent
+                ∂W_enc[latent]   = Σ ∂value · x[sample]            likewise
+                ∂value           = ∂x̂[bag] · W_dec[latent]
+
+The encoder is held as (d_sae, d_in), a latent a row, so that its gradient is such a sum too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+CHUNK = 2**24
+"""Pre-activations held at a time: 64 MB in float32. Smaller chunks slow the product, larger ones only take memory."""
+BLOCK = 32
+SPARSE_BELOW = 0.03
+"""Share of entries up to which the sums above beat dense products (on 2 cores 1.3 µs an entry of width 768, against
+0.05 µs an element of the four products they replace)."""
+
+
+@dataclass(frozen=True)
+class Entries:
+    """(n,) entries, in the order of their bags."""
+
+    samples: Tensor
+    latents: Tensor
+    bags: Tensor
+    n_bags: int
+    d_sae: int
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """(n_bags,) where each bag begins."""
+        return torch.searchsorted(self.bags, torch.arange(self.n_bags, device=self.bags.device))
+
+    @cached_property
+    def by_latent(self) -> Tensor:
+        """(n,) the entries in the order of their latents."""
+        return self.latents.argsort(stable=True)
+
+    @cached_property
+    def latent_offsets(self) -> Tensor:
+        """(d_sae,) where each latent begins in that order."""
+        every = torch.arange(self.d_sae, device=self.latents.device)
+        return torch.searchsorted(self.latents[self.by_latent], every)
+
+    def sum_by_latent(self, rows: Tensor, which: Tensor, weights: Tensor) -> Tensor:
+        """(d_sae, d): for each latent the sum of `weights` (n,) times the rows (m, d) that `which` (n,) names."""
+        order = self.by_latent
+        return _bag(rows, which[order], self.latent_offsets, weights[order])
+
+    def dots(self, rows: Tensor, which: Tensor, directions: Tensor) -> Tensor:
+        """(n,) rows (m, d)[which] · directions (d_sae, d)[latents]."""
+        # The derivative of a bag by its weights; a gather and a product takes eight times as long.
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
+            rows, directions, self.latents, self.offsets, which, 0
+        )
+
+
+def by_sample(samples: Tensor, latents: Tensor, n: int, d_sae: int) -> Entries:
+    """Entries whose bag is their sample; `samples` ascends."""
+    return Entries(samples, latents, samples, n, d_sae)
+
+
+def _bag(rows: Tensor, which: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    return F.embedding_bag(which, rows, offsets, mode="sum", per_sample_weights=weights)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, b_enc: Tensor, b_dec: Tensor | None, entries: Entries) -> Tensor:
+        ctx.save_for_backward(x, W)
+        ctx.entries, ctx.subtracts = entries, b_dec is not None
+        return entries.dots(x, entries.samples, W) + b_enc[entries.latents]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, W = ctx.saved_tensors
+        entries: Entries = ctx.entries
+        grad_b = torch.zeros_like(W[:, 0]).index_add_(0, entries.latents, grad)
+        # x holds -b_dec in every row, so its gradient is that of b_enc, carried back through W.
+        grad_b_dec = -(grad_b @ W) if ctx.subtracts else None
+        return None, entries.sum_by_latent(x, entries.samples, grad), grad_b, grad_b_dec, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, entries: Entries) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.entries = entries
+        return _bag(W_dec, entries.latents, entries.offsets, values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].contiguous()
+        values, W_dec = ctx.saved_tensors
+        entries: Entries = ctx.entries
+        return entries.dots(grad, entries.bags, W_dec), entries.sum_by_latent(grad, entries.bags, values), None
+
+
+def encode(x: Tensor, W: Tensor, b_enc: Tensor, b_dec: Tensor | None, entries: Entries) -> Tensor:
+    """(n,) pre-activations of the entries, of samples x (batch, d_in) and encoder W (d_sae, d_in), differentiable.
+
+    `x` counts as a constant, but for `b_dec` where it was subtracted from the input.
+    """
+    return _Encode.apply(x, W, b_enc, b_dec, entries)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def decode(values: Tensor, W_dec: Tensor, entries: Entries) -> Tensor:
+    """(n_bags, d_in) sums of decoder rows weighted by the entries' values (n,), differentiable."""
+    return _Decode.apply(values, W_dec, entries)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def pre_activations(
+    x: Tensor,
+    W: Tensor,
+    b: Tensor,
+    dtype: torch.dtype,
+) -> Iterator[tuple[int, Tensor]]:
+    """x W^T + b of (batch, d_in) and (d_sae, d_in), some rows at a time: the number of the first, and (rows, d_sae).
+
+    What is yielded is overwritten by the next.
+    """
+    x, W, b = (t.detach().to(dtype) for t in (x, W, b))
+    rows = max(64, CHUNK // len(W))
+    buffer = torch.empty(min(rows, len(x)), len(W), dtype=dtype, device=x.device)
+    for first in range(0, len(x), rows):
+        part = x[first : first + rows]
+        yield first, torch.addmm(b, part, W.T, out=buffer[: len(part)])
+
+
+def top_k(pre: Tensor, k: int) -> Tensor:
+    """(rows, k) indices of the largest of (rows, d_sae), in no order.
+
+    The k largest lie in the k blocks with the largest maxima, so few blocks are searched.
+    """
+    n, d_sae = pre.shape
+    if d_sae % BLOCK or d_sae < 4 * k * BLOCK:
+        return pre.topk(k, sorted=False).indices
+    blocks = pre.view(n, d_sae // BLOCK, BLOCK)
+    best = blocks.amax(-1).topk(k, sorted=False).indices
+    inside = blocks.gather(1, best[..., None].expand(-1, -1, BLOCK)).flatten(1).topk(k, sorted=False).indices
+    return best.gather(1, inside // BLOCK) * BLOCK + inside % BLOCK

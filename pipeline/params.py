@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -121,8 +124,19 @@ def sae_named(params: Params, name: str) -> Recipe | Pretrained:
     return params.saes[name]
 
 
+def _leave(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def run(stage: Callable[..., None], *, named: bool = True) -> None:
-    """Run a stage, for the SAE named on the command line; a known error is one sentence and exit code 2."""
+    """Run a stage, for the SAE named on the command line.
+
+    A known error is one sentence and exit code 2; SIGTERM and Ctrl-C end it with 143 and 130.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sae_tools").setLevel(logging.INFO)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     arguments = sys.argv[1:]
     try:
         if len(arguments) != named:

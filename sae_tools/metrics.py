@@ -5,6 +5,8 @@ x: (tokens, d_in) activations, x̂: their reconstruction, f: (tokens, d_sae) fea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -108,3 +110,21 @@ class Correlation:
         a, b, aa, bb, ab = self.sums / self.n
         scale = ((aa - a * a) * (bb - b * b)).clamp(min=0).sqrt()
         return torch.where(scale > 1e-12, (ab - a * b) / scale.clamp(min=1e-12), torch.nan)
+
+
+@torch.no_grad()
+def agreement(decoders: Sequence[Tensor], live: Sequence[Tensor], same: float = 0.7) -> dict[str, float]:
+    """How far two or more SAEs of one recipe, from different seeds, learned the same latents.
+
+    For each live latent of the first, the largest cosine of its decoder row with the live ones of each other:
+    `mean_max_cosine` is its mean, `share_in_all` the share of latents for which it is at least `same` in every other
+    (Paulo & Belrose 2025, "Sparse autoencoders trained on the same data learn different features", take 0.7).
+    """
+    rows = [torch.nn.functional.normalize(d[keep].float(), dim=-1) for d, keep in zip(decoders, live, strict=True)]
+    if not all(len(d) for d in rows):
+        return {"mean_max_cosine": 0.0, "share_in_all": 0.0}
+    best = torch.stack([torch.cat([(part @ d.T).amax(dim=1) for part in torch.split(rows[0], 4096)]) for d in rows[1:]])
+    return {
+        "mean_max_cosine": float(best.mean()),
+        "share_in_all": float((best >= same).all(dim=0).float().mean()),
+    }

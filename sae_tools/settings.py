@@ -7,6 +7,7 @@ Settings are frozen dataclasses whose values are checked and never converted: `r
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -89,7 +90,7 @@ class Harvest:
 @settings
 class Recipe:
     architecture: Name
-    """One of SAELens' architectures."""
+    """One of SAELens' architectures, or the dotted name of a module that registers one under the module's last name."""
     d_sae: Positive
     """Number of latents."""
     training_tokens: Positive
@@ -104,10 +105,15 @@ class Recipe:
     """Last steps, in which the learning rate falls to 0."""
     dead_after_tokens: Positive = 1_000_000
     """A latent that has not fired for this many tokens counts as dead."""
-    autocast: bool = False
-    """Run the forward pass in bfloat16; weights and Adam stay in float32."""
+    product_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the encoder's product (of every product where many latents fire); auto: bfloat16 where it is faster.
+    Weights and Adam are always float32."""
+    resample_every: Natural = 0
+    """Steps after which dead latents of a standard SAE get new directions, in the first half of training; 0: never."""
     seed: Natural = 0
     """Draws the first weights and the order of the rows."""
+    seeds: Positive = 1
+    """Number of SAEs to train on the same rows in one pass, from first weights of their own; the first one is used."""
     architecture_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The architecture's own settings, by SAELens' names; in params.yaml they stand beside the others."""
 
@@ -228,15 +234,24 @@ def read_sae(values: object, where: str) -> Recipe | Pretrained:
     if not isinstance(values, Mapping) or "architecture" not in values:
         raise SettingError(f"{where} is {values!r}, but an `architecture` or a pretrained `release` is expected.")
     architecture = str(values["architecture"])
-    if architecture not in ARCHITECTURES:
-        raise SettingError(f"{where}.architecture is {architecture!r}; {did_you_mean(architecture, ARCHITECTURES)}")
     shared = {field.name for field in dataclasses.fields(Recipe)} - {"architecture_options"}
     options = {key: value for key, value in values.items() if key not in shared}
-    for key, value in options.items():
-        _check_option(architecture, str(key), value, shared, where)
+    if architecture in ARCHITECTURES:
+        for key, value in options.items():
+            _check_option(architecture, str(key), value, shared, where)
+    elif not _is_module(architecture):
+        raise SettingError(f"{where}.architecture is {architecture!r}; {did_you_mean(architecture, ARCHITECTURES)}")
     recipe = read(Recipe, {**{k: v for k, v in values.items() if k in shared}, "architecture_options": options}, where)
     _check_sizes(recipe, where)
     return recipe
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is that of a module that can be imported; it is not."""
+    try:
+        return "." in name and importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _check_option(architecture: str, key: str, value: object, shared: set[str], where: str) -> None:
@@ -254,10 +269,14 @@ def _check_option(architecture: str, key: str, value: object, shared: set[str], 
 
 
 def _check_sizes(recipe: Recipe, where: str) -> None:
-    """The options whose range depends on d_sae."""
+    """The settings whose range depends on another."""
     options, d_sae = recipe.architecture_options, recipe.d_sae
     if not 0 < options.get("k", 1) <= d_sae:
         raise SettingError(f"{where}.k is {options['k']}, but it should lie between 1 and d_sae = {d_sae}.")
+    if recipe.resample_every and recipe.architecture != "standard":
+        raise SettingError(
+            f"{where}.resample_every is {recipe.resample_every}, but only standard SAEs are resampled; set it to 0."
+        )
     if recipe.architecture == "matryoshka_batchtopk":
         widths = options.get("matryoshka_widths")
         whole = isinstance(widths, list) and widths and all(type(width) is int for width in widths)

@@ -11,14 +11,15 @@ def main(params: Params, name: str) -> None:
     import pandas as pd
 
     from sae_tools import saes
-    from sae_tools.artifacts import verify, write_json
+    from sae_tools.artifacts import write_json
     from sae_tools.corpus import Tokens
     from sae_tools.evaluate import evaluate
     from sae_tools.lm import LanguageModel
+    from sae_tools.verify import check
 
     models, config = params.language_model, params.evaluate
-    verify(paths.TOKENS)
-    verify(paths.sae(name))
+    check(paths.TOKENS)
+    check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     ids = Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)

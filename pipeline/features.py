@@ -8,14 +8,15 @@ from pipeline.params import Params, run
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
-    from sae_tools.artifacts import new_folder, verify
+    from sae_tools.artifacts import new_folder
     from sae_tools.corpus import Tokens
     from sae_tools.features import describe
     from sae_tools.lm import LanguageModel
+    from sae_tools.verify import check
 
     models, config = params.language_model, params.features
-    verify(paths.TOKENS)
-    verify(paths.sae(name))
+    check(paths.TOKENS)
+    check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     ids = Tokens.load(paths.TOKENS).first_train(config.n_tokens)

@@ -1,30 +1,86 @@
-"""harvest: text + base model -> artifacts/tokens (train and held-out ids) and artifacts/activations (shards)."""
+"""harvest: text + base model -> artifacts/tokens (train and held-out ids) and artifacts/activations (shards).
+
+Killed in the middle, the next run goes on with the shards that are there.
+"""
 
 from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from pipeline import paths
 from pipeline.params import Params, run
 
 
 def main(params: Params) -> None:
-    from sae_tools.artifacts import new_folder
-    from sae_tools.corpus import tokenize, trained_positions
-    from sae_tools.harvest import harvest
+    from contextlib import nullcontext
+
+    from sae_tools.artifacts import lock
+    from sae_tools.distributed import group, rank
+
+    with group(), lock(paths.TOKENS) if rank() == 0 else nullcontext():
+        _harvest(params)
+
+
+def _harvest(params: Params) -> None:
+    from sae_tools.artifacts import commit, require_space, workspace
+    from sae_tools.corpus import Tokens, trained_positions
+    from sae_tools.distributed import barrier, rank, world
+    from sae_tools.harvest import harvest, n_bytes, summary
     from sae_tools.lm import LanguageModel
+
+    models = params.language_model
+    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    if rank() == 0:
+        _tokenize(params, lm)
+    barrier()
+    tokens = Tokens.load(paths.TOKENS)
+    site = lm.site(params.site)
+    wanted = trained_positions(params.dataset, lm.is_text(tokens.train))
+    with workspace(paths.ACTIVATIONS, _identity(params), exclusive=rank() == 0) as folder:
+        if rank() == 0:
+            require_space(folder, n_bytes(lm, wanted, [site], params.harvest), "harvest")
+        barrier()
+        harvest(lm, tokens.train, wanted, [site], params.harvest, folder, rank(), world())
+        barrier()
+        if rank() == 0:
+            about, digests = summary(folder, [site])
+            commit(folder, paths.ACTIVATIONS, {"model": lm.name, "site": site.name} | about, digests)
+        barrier()
+
+
+def _tokenize(params: Params, lm: Any) -> None:
+    from sae_tools.artifacts import new_folder
+    from sae_tools.corpus import tokenize
     from sae_tools.sources import check_context
 
-    models, dataset = params.language_model, params.dataset
-    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    dataset = params.dataset
     check_context(dataset, "dataset", lm.name, lm.config.to_dict())
     tokens = tokenize(dataset, lm.tokenizer)
     about = {"dataset": dataset.path, "model": lm.name, "special_ids": lm.special_ids}
     with new_folder(paths.TOKENS, about) as folder:
         tokens.save(folder)
-    site = lm.site(params.site)
-    wanted = trained_positions(dataset, lm.is_text(tokens.train))
-    shards: dict[str, object] = {"model": lm.name, "site": site.name}
-    with new_folder(paths.ACTIVATIONS, shards) as folder:
-        shards |= harvest(lm, tokens.train, wanted, [site], params.harvest, folder)
+
+
+def _identity(params: Params) -> dict[str, Any]:
+    """What decides the bytes of the activations: a run that differs in any of it starts afresh."""
+    import torch
+    import transformers
+
+    from sae_tools.artifacts import MANIFEST, sha256
+
+    model = Path(params.language_model.base)
+    files = ((path.name, path.stat()) for path in sorted(model.iterdir())) if model.is_dir() else ()
+    return {
+        "model": asdict(params.language_model),
+        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files],
+        "dataset": asdict(params.dataset),
+        "tokens": sha256(paths.TOKENS / MANIFEST),
+        "site": params.site,
+        "harvest": asdict(params.harvest),
+        "versions": [torch.__version__, transformers.__version__],
+    }
 
 
 if __name__ == "__main__":

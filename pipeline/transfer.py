@@ -8,18 +8,19 @@ from pipeline.params import Params, run
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
-    from sae_tools.artifacts import new_folder, verify, write_json
+    from sae_tools.artifacts import new_folder, write_json
     from sae_tools.corpus import Tokens, tokenize
     from sae_tools.lm import LanguageModel
     from sae_tools.transfer import transfer
+    from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
     if models.finetuned is None:
         write_json(paths.metrics("transfer", name), {})
         with new_folder(paths.transfer(name)):
             return
-    verify(paths.TOKENS)
-    verify(paths.sae(name))
+    check(paths.TOKENS)
+    check(paths.sae(name))
     base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(base.device))

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_tools import checkpoints, distributed, interrupt
+from sae_tools.artifacts import require_space
 from sae_tools.errors import SettingError
 from sae_tools.faults import reach
 from sae_tools.metrics import explained_variance
@@ -78,6 +79,11 @@ def train(
     saved = checkpoints.latest(folder) if folder else None
     dtype = product_dtype(saved[1]["dtype"] if saved else recipe.product_dtype, torch.device(device))
     trainees = [Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype) for i in range(recipe.seeds)]
+    if folder:
+        # Weights and Adam's two moments; the two checkpoints that are kept, and the one being written.
+        n_bytes = 3 * sum(t.numel() * t.element_size() for trainee in trainees for t in trainee.parameters.values())
+        checkpoints_need = (checkpoints.KEPT + 1) * n_bytes
+        require_space(folder, checkpoints_need, "checkpoints")
     run = _Run(trainees, recipe, n_steps, folder, str(dtype).removeprefix("torch."))
     if saved:
         run.restore(*saved)

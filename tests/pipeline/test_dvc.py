@@ -116,7 +116,7 @@ def test_no_free_text_reaches_the_shell(stage: str) -> None:
 
 
 def test_every_script_is_a_stage() -> None:
-    scripts = {path.stem for path in (REPO / "pipeline").glob("*.py")} - {"__init__", "params", "paths"}
+    scripts = {path.stem for path in (REPO / "pipeline").glob("*.py")} - {"__init__", "params", "paths", "workers"}
     assert {script(stage).stem for stage in STAGES} == scripts == set(STAGES)
 
 
@@ -124,7 +124,7 @@ def test_outputs_are_where_the_code_writes() -> None:
     key = "${key}"
     expected = {
         "harvest": [paths.TOKENS, paths.ACTIVATIONS],
-        "train": [paths.sae(key), paths.plot("train", key)],
+        "train": [paths.sae(key), paths.metrics("train", key), paths.plot("train", key)],
         "evaluate": [paths.metrics("evaluate", key), paths.plot("density", key)],
         "transfer": [paths.transfer(key), paths.metrics("transfer", key)],
         "features": [paths.features(key)],

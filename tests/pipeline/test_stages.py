@@ -58,7 +58,9 @@ def read_metrics(workbench: Path, stage: str, name: str) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The files of a folder, but for what an unfinished run left to go on from."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if ".partial-" not in str(p)}
 
 
 def test_every_artifact_is_whole(workbench: Path) -> None:
@@ -114,7 +116,7 @@ def test_metrics_are_those_of_the_core(workbench: Path, lm: LanguageModel, name:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_curve_rises(workbench: Path, name: str) -> None:
     curve = pd.read_csv(workbench / paths.plot("train", name), sep="\t")
-    assert list(curve.columns) == ["step", "tokens", "loss", "explained_variance", "l0", "dead_share"]
+    assert list(curve.columns) == train.COLUMNS
     assert curve["tokens"].iloc[-1] == 98_304
     assert curve["explained_variance"].iloc[-1] > curve["explained_variance"].iloc[1] + 0.1
 
@@ -159,8 +161,40 @@ def test_a_second_run_writes_the_same_bytes(workbench: Path, copied: Path, name:
     with contextlib.chdir(copied):
         train.main(params, name)
         evaluate.main(params, name)
-    for folder in (paths.sae(name), Path("metrics/evaluate"), Path("plots")):
+    for folder in (paths.sae(name), Path("metrics"), Path("plots/density")):
         assert contents(copied / folder) == contents(workbench / folder)
+    one, two = (pd.read_csv(folder / paths.plot("train", name), sep="\t") for folder in (workbench, copied))
+    pd.testing.assert_frame_equal(one.drop(columns="tokens_per_second"), two.drop(columns="tokens_per_second"))
+
+
+def test_further_seeds_are_saved_beside_the_first(workbench: Path, copied: Path) -> None:
+    params = params_of(copied, lambda values: values["saes"]["topk"].update(seeds=3))
+    with contextlib.chdir(copied):
+        train.main(params, "topk")
+    folder = copied / paths.sae("topk")
+    verify(folder)
+    weights = [load_file(f / "sae_weights.safetensors") for f in (folder, folder / "seed-1", folder / "seed-2")]
+    first = load_file(workbench / paths.sae("topk") / "sae_weights.safetensors")
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in first.items())
+    assert not torch.equal(weights[1]["W_dec"], weights[2]["W_dec"])
+    agreement = read_metrics(copied, "train", "topk")["seeds"]
+    assert 0 < agreement["mean_max_cosine"] < 1
+    assert 0 <= agreement["share_in_all"] < 1
+
+
+def test_a_class_of_one_s_own_trains_by_a_line_of_params(copied: Path) -> None:
+    """The file that the README shows: k falls from four times k to k; what is saved is a plain TopK SAE."""
+    name = "sae_tools.variants.annealed_topk"
+    change = {"architecture": name, "k": 8, "training_tokens": 20_480}
+    params = params_of(copied, lambda values: values["saes"]["topk"].update(change))
+    with contextlib.chdir(copied):
+        train.main(params, "topk")
+    active = pd.read_csv(copied / paths.plot("train", "topk"), sep="\t")["l0"]
+    assert active.iloc[0] > 24
+    assert active.iloc[-1] == pytest.approx(8, abs=0.5)
+    sae = saes.load(copied / paths.sae("topk"))
+    assert (sae.cfg.architecture(), sae.cfg.k) == ("topk", 8)
+    assert sae.cfg.metadata.training_architecture == "annealed_topk"
 
 
 def test_one_sae_s_recipe_does_not_touch_another(workbench: Path, copied: Path) -> None:

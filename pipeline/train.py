@@ -82,7 +82,7 @@ def write(params: Params, name: str, result: Trained) -> None:
     if len(result.saes) > 1:
         last["seeds"] = agreement([sae.W_dec for sae in result.saes], result.live)
     write_json(paths.metrics("train", name), last)
-    write_curve(name, pd.DataFrame(result.curve))
+    write_curve(name, pd.DataFrame(result.curve, columns=COLUMNS))
 
 
 def fetch(params: Params, name: str, source: Pretrained, shards: Shards) -> None:

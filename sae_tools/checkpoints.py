@@ -19,7 +19,15 @@ KEPT = 2
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write what is needed to go on from `step`, then remove all but the last `KEPT`."""
+    """Write what is needed to go on from `step`, then remove all but the last `KEPT`.
+
+    One of a later step is a damaged one, which this run did not go on from.
+    """
+    for path in _all(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished)
     with new_folder(folder / f"step-{step:09d}", {"step": step, **about}) as new:
         save_file(
             {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, new / "state.safetensors"

@@ -31,8 +31,12 @@ def group() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    # torchrun keeps its store over a restart: without a name of its own this start would read the last one's addresses.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # type: ignore[attr-defined]
     # A rank may wait long for another's shard: torchrun ends all when one of them fails, so no time limit is needed.
-    dist.init_process_group(backend, timeout=datetime.timedelta(days=7))
+    forever = datetime.timedelta(days=7)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=forever)
     try:
         yield
     finally:

@@ -37,7 +37,8 @@ def resample(
         return
     loss = (rows - sae_out).pow(2).sum(-1)
     chosen = torch.multinomial(loss.cpu().double() ** 2, len(ids), replacement=True, generator=generator)
-    directions = nn.functional.normalize(rows[chosen.to(rows.device)] - sae.b_dec, dim=-1)
+    x = sae.process_sae_in(rows[chosen.to(rows.device)])
+    directions = nn.functional.normalize(x if sae.cfg.apply_b_dec_to_input else x - sae.b_dec, dim=-1)
     W_enc, W_dec = parameters["W_enc"], parameters["W_dec"]
     W_enc[ids] = directions * ENCODER_SHARE * W_enc[live].norm(dim=-1).mean()
     W_dec[ids] = directions * W_dec[live].norm(dim=-1).mean()

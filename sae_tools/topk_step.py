@@ -27,7 +27,8 @@ def top_k_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: 
     entries = _in_levels(samples, latents, widths, len(x))
     values = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries)
     acts = values if _signed(sae) else values.relu()
-    levels = decode(acts, sae.W_dec, entries).view(len(x), len(widths), -1).cumsum(dim=1) + sae.b_dec
+    parts = decode(acts, sae.W_dec, entries).view(len(x), len(widths), -1)
+    levels = (parts.cumsum(dim=1) if len(widths) > 1 else parts) + sae.b_dec
     outs = [sae.run_time_activation_norm_fn_out(levels[:, i]) for i in range(len(widths))]
     losses = {"mse_loss": squared_error(sae, outs[-1], inputs.sae_in)}
     for width, out in zip(widths[:-1], outs, strict=False):
@@ -72,7 +73,9 @@ def _batch_top_k(x: Tensor, W: Tensor, b: Tensor, k: float, dtype: torch.dtype) 
             values.append(part[rows, columns])
         found = torch.cat(values).float()
         every = distributed.gathered(_padded(found, n))
-        if bound == 0 or int((every > bound).sum()) >= n:
+        # Above the highest bound of any process all values are known to all.
+        highest = float(distributed.greatest_(x.new_tensor(bound)))
+        if highest == 0 or int((every > highest).sum()) >= n:
             break
         bound = 0.0
     keep = found >= every.topk(n, sorted=False).values.min()

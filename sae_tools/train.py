@@ -174,9 +174,11 @@ class _Run:
 
 def _any_wishes(wish: interrupt.Wish) -> bool:
     """Whether any process was asked to stop: all must do so after the same step."""
-    flag = distributed.greatest_(torch.tensor([wish.signal]))
-    wish.signal = int(flag)
-    return bool(wish.signal)
+    heard = int(distributed.greatest_(torch.tensor([wish.signal])))
+    # One that came meanwhile is left for the next step, when all can hear it.
+    if heard:
+        wish.signal = heard
+    return bool(heard)
 
 
 def norm_scale(rows: Tensor) -> float:

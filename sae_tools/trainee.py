@@ -98,7 +98,6 @@ class Trainee:
             elif kind == "adam":
                 name, _, moment = rest.rpartition(".")
                 parameter = self.parameters[name]
-                # Adam's step count stays on the CPU unless the moments are on a device whose kernel reads it there.
                 self.optimizer.state[parameter][moment] = value.to(parameter.device)
 
     def finished(self, scale: float) -> saes.TrainingSAE[Any]:

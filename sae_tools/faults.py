@@ -1,6 +1,7 @@
 """Points at which a test may kill the process as a power cut would; outside tests they do nothing.
 
-`SAE_TOOLS_FAULT="shard-written:3"` kills the process when it reaches that point for the third time.
+`SAE_TOOLS_FAULT="shard-written:3"` kills the process when it reaches that point for the third time; under torchrun only
+in the first attempt, so that a restart goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def reach(point: str) -> None:
     wanted, _, nth = os.environ.get("SAE_TOOLS_FAULT", "").partition(":")
     assert point in POINTS, point
     assert wanted in ("", *POINTS), wanted
-    if point == wanted:
+    if point == wanted and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         _reached[point] += 1
         if _reached[point] == int(nth):
             os.kill(os.getpid(), signal.SIGKILL)

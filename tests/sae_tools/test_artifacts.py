@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
-from sae_tools.artifacts import new_folder, verify, write_json
-from sae_tools.errors import ArtifactError
+from sae_tools import artifacts
+from sae_tools.artifacts import (
+    commit,
+    lock,
+    new_file,
+    new_folder,
+    require_space,
+    verify,
+    workspace,
+    write_json,
+    writing,
+)
+from sae_tools.errors import ArtifactError, InputError
 
 
 @pytest.fixture
@@ -130,6 +145,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "half a manifest": ("manifest.json", lambda path: path.write_text(path.read_text()[:20])),
     "another manifest": ("manifest.json", lambda path: path.write_text('{"files": 1}')),
     "a list for a manifest": ("manifest.json", lambda path: path.write_text("[]")),
+    "a deep manifest": ("manifest.json", lambda path: path.write_text("[" * 100_000)),
+    "an endless size": ("manifest.json", lambda path: path.write_text(path.read_text().replace("10", "1e999"))),
+    "a name outside": ("manifest.json", lambda path: path.write_text(path.read_text().replace("a.bin", "../a.bin"))),
+    "a file without a size": ("manifest.json", lambda path: path.write_text(path.read_text().replace("size", "sise"))),
+    "an extra file": ("deep/c.txt", lambda path: path.write_text("c")),
 }
 
 
@@ -168,6 +188,163 @@ def test_json_is_sorted_and_refuses_nan_leaving_the_old_file(tmp_path: Path) -> 
 
 def test_files_are_readable_by_others(folder: Path) -> None:
     assert (folder / "a.bin").stat().st_mode & 0o777 == 0o644
+
+
+def test_digests_that_are_known_are_not_computed_again(tmp_path: Path) -> None:
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b"):
+        (tmp_path / "work" / name).write_text(name)
+    commit(tmp_path / "work", tmp_path / "target", {"x": 1}, {"deep/b": "known"})
+    files = json.loads((tmp_path / "target" / "manifest.json").read_text())["files"]
+    assert files["deep/b"] == {"size": 6, "sha256": "known"}
+    assert files["a"]["sha256"] == hashlib.sha256(b"a").hexdigest()
+
+
+def test_temporary_files_of_a_killed_writer_are_not_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    for name in ("a", ".a.tmp-1", ".tmpXy12"):
+        (tmp_path / "work" / name).write_text(name)
+    commit(tmp_path / "work", tmp_path / "target", {})
+    assert names(tmp_path / "target") == {"a", "manifest.json"}
+
+
+def test_a_workspace_outlives_an_error_and_is_found_by_the_same_work_only(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "thing"
+
+    def work(identity: dict[str, object], fail: bool) -> set[str]:
+        with workspace(target, identity) as folder:
+            found = names(folder)
+            (folder / "part").write_text(str(identity))
+            if fail:
+                raise ZeroDivisionError
+            commit(folder, target, {})
+        return found
+
+    for identity in ({"a": 1, "b": [2]}, {"a": 2}):
+        with pytest.raises(ZeroDivisionError):
+            work(identity, fail=True)
+    assert len(names(target.parent)) == 2
+    assert work({"b": [2], "a": 1}, fail=False) == {"part"}
+    assert names(target) == {"part", "manifest.json"}
+    assert names(target.parent) == {"thing"}  # what the other work left, and the lock, are gone
+
+
+def test_a_helper_of_a_workspace_neither_locks_nor_cleans(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with workspace(target, {}) as one:
+        with workspace(target, {}, exclusive=False) as two:
+            assert one == two
+        assert one.is_dir()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sae_tools.artifacts import workspace
+with workspace(Path(sys.argv[1]), {}) as folder:
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_runs_on_one_target_are_one_too_many(tmp_path: Path) -> None:
+    target = tmp_path / "thing"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        holder = f"thing is being made by process {process.pid}; wait for it"
+        with pytest.raises(ArtifactError, match=holder), workspace(target, {"other": "work"}):
+            pass
+        assert len(list(tmp_path.glob("*partial*"))) == 1
+        process.kill()
+    with workspace(target, {}):  # a kill frees it
+        pass
+    assert names(tmp_path) == set()
+
+
+def test_a_lock_that_was_removed_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it, its holder ends and removes it."""
+    target = tmp_path / "thing"
+    flock = artifacts.fcntl.flock
+
+    def late(file: object, how: int) -> None:
+        (tmp_path / ".thing.lock").unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(artifacts.fcntl, "flock", late)
+    with pytest.raises(ArtifactError, match="is being made by"), lock(target):
+        pass
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x"
+
+    def write(text: str, fail: bool) -> None:
+        with new_file(path) as temporary:
+            temporary.write_text(text)
+            if fail:
+                raise ZeroDivisionError
+
+    write("old", fail=False)
+    with pytest.raises(ZeroDivisionError):
+        write("new", fail=True)
+    assert path.read_text() == "old"
+    assert names(path.parent) == {"x"}
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG])
+def test_a_full_or_read_only_disk_is_told_in_a_sentence(folder: Path, number: int) -> None:
+    def fail(error: Exception) -> None:
+        with new_folder(folder):
+            raise error
+
+    for error in (OSError(number, "x"), SafetensorError(f"I/O error: x (os error {number})")):
+        with pytest.raises(ArtifactError, match=f"{folder} cannot be written: {os.strerror(number).lower()}; free"):
+            fail(error)
+    verify(folder)
+    assert names(folder.parent) == {"thing"}
+
+
+def test_other_errors_keep_their_own_words(tmp_path: Path) -> None:
+    for error in (OSError(errno.EIO, "x"), PermissionError(errno.EACCES, "x", "/elsewhere/y"), SafetensorError("x")):
+        with pytest.raises(type(error), match="x"), writing(tmp_path / "z"):
+            raise error
+
+
+def test_too_little_space_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: SimpleNamespace(free=11 * 10**9))
+    require_space(tmp_path / "not" / "yet", 10 * 10**9, "this")
+    with pytest.raises(InputError, match=r"this needs 11\.01 GB .* but 11\.00 GB are free in .*; free some, or lower"):
+        require_space(tmp_path / "not" / "yet", 10_010_000_000, "this")
+
+
+def test_data_reach_the_disk_before_the_names_that_promise_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut needs: each file is synced before the manifest exists, the manifest before the folder's name."""
+    events: list[str] = []
+    sync, rename, replace = artifacts._sync, Path.rename, Path.replace
+
+    def note(what: str, path: Path, *target: Path) -> None:
+        events.append(f"{what} {path.name.split('.tmp')[0]}")
+
+    monkeypatch.setattr(artifacts, "_sync", lambda path: (note("sync", path), sync(path)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (note("replace", path), replace(path, target))[1])
+    monkeypatch.setattr(Path, "rename", lambda path, target: (note("rename", path), rename(path, target))[1])
+    with new_folder(tmp_path / "thing") as new:
+        (new / "a").write_text("a")
+        (new / "b").write_text("b")
+    assert events == [
+        "sync a",
+        "sync b",
+        "sync .thing",
+        "sync .manifest.json",
+        "replace .manifest.json",
+        "sync .thing",
+        "rename .thing",
+        f"sync {tmp_path.name}",
+    ]
 
 
 def test_verifying_is_fast_enough_to_run_before_every_use(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Runs in processes of their own, which a test may kill: forked, since importing SAELens anew takes seconds."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import socket
+import warnings
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+LIMIT = 12
+
+
+def start(work: Callable[..., Any], *args: Any, **environment: str) -> BaseProcess:
+    """Call `work` in a child with these environment variables."""
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(work, args, environment))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child has one thread only
+        process.start()
+    return process
+
+
+def exit_code(process: BaseProcess) -> int:
+    """Wait for a child; the number of a signal that killed it is negative."""
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def run(work: Callable[..., Any], *args: Any, **environment: str) -> int:
+    """Call `work` in a child and give its exit code."""
+    return exit_code(start(work, *args, **environment))
+
+
+def ranks(n: int, work: Callable[..., Any], *args: Any) -> list[int]:
+    """Call `work` in n children as torchrun would, and give their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = [start(work, *args, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(n)]
+    return [exit_code(child) for child in children]
+
+
+def _child(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[str, str]) -> None:
+    faulthandler.dump_traceback_later(LIMIT, exit=True)  # a child that hangs tells where, and exits with 1
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
+    work(*args)

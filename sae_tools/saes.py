@@ -112,8 +112,9 @@ def check_width(sae: SAE[Any], d_in: int, name: str, site: str) -> None:
         )
 
 
-def save(sae: SAE[Any], folder: Path) -> None:
+def save(sae: SAE[Any], folder: str | Path) -> None:
     """Write cfg.json and sae_weights.safetensors, for inference, with no trace of the machine."""
+    folder = Path(folder)
     device, sae.cfg.device = sae.cfg.device, "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -48,7 +48,7 @@ class Trainee:
         """Learn from this process's rows (batch / processes, d_in) of the batch of `step`.
 
         Raises:
-            WorkbenchError: loss or gradient is not finite; nothing was changed then.
+            WorkbenchError: loss or gradient is not finite; no weight, moment or count was changed then.
         """
         if hasattr(self.sae, "before_step"):
             self.sae.before_step(step, n_steps)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-LIMIT = 12
+LIMIT = 60
 
 
 def start(work: Callable[..., Any], *args: Any, **environment: str) -> BaseProcess:

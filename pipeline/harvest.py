@@ -11,9 +11,11 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.params import Params, run
+from pipeline.workers import spread
 
 
 def main(params: Params) -> None:
+    spread(params.language_model.device)
     from contextlib import nullcontext
 
     from sae_tools.artifacts import lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_tools.artifacts import new_folder, verify
+from sae_tools.artifacts import new_folder, verify, write_json
 from sae_tools.errors import ArtifactError
 from sae_tools.faults import reach
 
@@ -28,7 +29,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], about: dict[str, A
             shutil.rmtree(path)
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished)
-    with new_folder(folder / f"step-{step:09d}", {"step": step, **about}) as new:
+    with new_folder(folder / f"step-{step:09d}") as new:
+        write_json(new / "state.json", {"step": step, **about})
         save_file(
             {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, new / "state.safetensors"
         )
@@ -42,11 +44,11 @@ def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and `about` of the newest checkpoint that is undamaged; None if there is none."""
     for path in reversed(_all(folder)):
         try:
-            about = verify(path)
+            verify(path)
         except ArtifactError as error:
             logger.warning("%s An older checkpoint is taken.", error)
             continue
-        return load_file(path / "state.safetensors"), about
+        return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text())
     return None
 
 

@@ -26,9 +26,9 @@ from torch import Tensor
 CHUNK = 2**24
 """Pre-activations held at a time: 64 MB in float32. Smaller chunks slow the product, larger ones only take memory."""
 BLOCK = 32
-SPARSE_BELOW = 0.03
-"""Share of entries up to which the sums above beat dense products (on 2 cores 1.3 µs an entry of width 768, against
-0.05 µs an element of the four products they replace)."""
+SPARSE_BELOW = 0.08
+"""Share of entries up to which the sums above beat SAELens' dense pass (on 2 cores at 768 -> 24,576: 2.2 s against
+5.4 s with 2% active, 5.3 s against 5.7 s with 8%, 8.5 s against 5.1 s with 15%)."""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def _dead_reconstruction(
         pre = pre.detach() if norms is None else pre.detach() * norms[dead]
         return (pre.abs() if _signed(sae) else pre).topk(k, sorted=False).indices
 
-    if k > SPARSE_BELOW * len(dead):
+    if 2 * k > SPARSE_BELOW * len(dead):  # products alone, without SAELens' passes over all activations
         pre = x @ W[dead].T + sae.b_enc[dead]
         keep = torch.zeros_like(pre, dtype=torch.bool).scatter_(1, strongest(pre), True) if k < len(dead) else None
         from_dead: Tensor = (pre if keep is None else pre * keep) @ sae.W_dec[dead]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from pipeline import harvest, paths
 from pipeline.params import run
@@ -35,10 +38,12 @@ N_SHARDS = 5
 
 def stage(folder: Path, fault: str, file_limit: int | None) -> None:
     """`python -m pipeline.harvest` in `folder`, with what it says in a file."""
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks, and a killed one never gives it back
     os.chdir(folder)
     os.environ["SAE_TOOLS_FAULT"] = fault
     sys.argv = ["harvest"]
     with Path("log").open("w") as sys.stderr:
+        faulthandler.dump_traceback_later(30, exit=True, file=sys.stderr)  # a run that hangs tells where
         if file_limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         run(harvest.main, named=False)

@@ -6,12 +6,14 @@ import faulthandler
 import multiprocessing
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 LIMIT = 60
 
@@ -49,6 +51,7 @@ def ranks(n: int, work: Callable[..., Any], *args: Any) -> list[int]:
 
 def _child(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[str, str]) -> None:
     faulthandler.dump_traceback_later(LIMIT, exit=True)  # a child that hangs tells where, and exits with 1
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks, and a killed one never gives it back
     os.environ.update(environment)
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
     work(*args)

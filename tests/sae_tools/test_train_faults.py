@@ -30,7 +30,7 @@ from sae_tools.train import Trained, train
 from tests.sae_tools import forked
 
 D_IN, D_SAE, BATCH, STEPS = 12, 64, 16, 30
-FILES = ("state.safetensors", "manifest.json")
+FILES = ("state.safetensors", "state.json", "manifest.json")
 KILLED, SCALE = -signal.SIGKILL, 0.7
 POINTS = (
     "step",
@@ -229,7 +229,11 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert forked.run(once, RECIPES["topk"], *folders, SAE_TOOLS_FAULT="checkpoint-written:9") == KILLED
     newest = folders[0] / "step-000000009"
     intact = {path: path.read_bytes() for path in newest.iterdir()}
-    for file, damage in [("state.safetensors", flip), *itertools.product(FILES, (truncate, Path.unlink))]:
+    for file, damage in [
+        ("state.safetensors", flip),
+        ("state.json", flip),
+        *itertools.product(FILES, (truncate, Path.unlink)),
+    ]:
         for path, content in intact.items():
             path.write_bytes(content)
         damage(newest / file)

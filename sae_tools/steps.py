@@ -43,6 +43,7 @@ class Stepper:
         self.rule = RULES.get(formulas_of(sae))
         self.parameters: dict[str, nn.Parameter] = dict(sae.named_parameters())
         self.sparse: bool | None = None
+        self.told: set[bool] = set()
         if self.rule is not None:
             # A latent's encoder weights must be a row. Same numbers, same memory: the SAE sees the transposed view.
             rows = nn.Parameter(sae.W_enc.data.T.contiguous())
@@ -64,9 +65,10 @@ class Stepper:
         return result
 
     def _tell(self, sparse: bool) -> None:
-        if sparse is not self.sparse:
+        if sparse not in self.told:
             kind = "sparse products" if sparse else "SAELens' dense forward pass"
             logger.info("%s: %s", self.sae.cfg.architecture(), kind)
+            self.told.add(sparse)
         self.sparse = sparse
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from sae_tools import checkpoints, distributed, interrupt
 from sae_tools.artifacts import require_space
@@ -101,7 +102,7 @@ class _Run:
     def go(self, batches: Batches, scale: float, wish: interrupt.Wish, checkpoint_seconds: float) -> None:
         rank, world = distributed.rank(), distributed.world()
         device = self.trainees[0].silent.device
-        with self._bar() as bar:
+        with logging_redirect_tqdm(), self._bar() as bar:
             saved_at = mark = time.monotonic()
             marked = self.done
             for batch in batches(self.done):

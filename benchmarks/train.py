@@ -28,7 +28,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_tools import saes
+from sae_tools import memory, saes
 from sae_tools.precision import product_dtype
 from sae_tools.settings import Recipe
 from sae_tools.trainee import Trainee
@@ -169,7 +169,8 @@ def measure(case: Case, n_rounds: int, name: str) -> dict[str, Any]:
     for i in tqdm(range(n_rounds), desc=name, leave=False):
         for key, side in sides.items():
             times[key].append(milliseconds(side.step, rows[i % len(rows)]))
-        times["ours"].append(median(milliseconds(ours.step, batch) for batch in rows[:STEPS]))
+        with memory.kept():  # as `train` does
+            times["ours"].append(median(milliseconds(ours.step, batch) for batch in rows[:STEPS]))
         times["floor"].append(median(milliseconds(lambda: torch.mm(x, W.T, out=product)) for _ in range(STEPS)))
     return times | {"l0": float(ours.l0)}
 

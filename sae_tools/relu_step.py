@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sae_tools.saes import JumpReLU, Step, TrainingSAE, TrainStepInput
-from sae_tools.sparse import SPARSE_BELOW, Entries, by_sample, decode, encode, pre_activations
+from sae_tools.sparse import SPARSE_BELOW, Entries, above, by_sample, decode, encode, pre_activations
 from sae_tools.step_result import Result, result_of, squared_error, subtracted
 
 
-def _where(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    dtype: torch.dtype,
-    wanted: Callable[[Tensor], Tensor],
-) -> Entries | None:
-    """Entries where `wanted` of the pre-activations is true; None if that is so often that dense products are faster.
+def _positive(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype) -> Entries | None:
+    """Entries whose pre-activation is positive; None if they are so many that dense products are faster.
 
     The first rows tell: a quarter of the batch at most.
     """
 
     def look(first: int, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for start, pre in pre_activations(rows, W, b, dtype):
-            samples, latents = wanted(pre).nonzero(as_tuple=True)
+            samples, latents = above(pre, 0.0)
             yield samples + start + first, latents
 
     quarter = -(-len(x) // 4)
@@ -44,7 +38,7 @@ def relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: t
     if sae.cfg.lp_norm != 1:
         return None
     x = sae.process_sae_in(inputs.sae_in)
-    entries = _where(x, W, sae.b_enc, dtype, lambda pre: pre > 0)
+    entries = _positive(x, W, sae.b_enc, dtype)
     if entries is None:
         return None
     acts = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries).relu()
@@ -66,7 +60,7 @@ def jump_relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dty
         sae.threshold.data.clamp_(min=0.0)
         lowest = sae.threshold - sae.bandwidth / 2
     x = sae.process_sae_in(inputs.sae_in)
-    entries = _where(x, W, sae.b_enc, dtype, lambda pre: pre > lowest)
+    entries = _positive(x, W, sae.b_enc - lowest, dtype)
     if entries is None:
         return None
     cfg, coefficient = sae.cfg, inputs.coefficients["l0"]

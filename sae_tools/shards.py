@@ -108,8 +108,8 @@ def _name(number: int) -> str:
 class Shards:
     """The rows of a folder of shards."""
 
-    def __init__(self, folder: Path) -> None:
-        shapes = {file: _shape(file) for file in sorted(folder.glob("shard-*.safetensors"))}
+    def __init__(self, folder: Path | str) -> None:
+        shapes = {file: _shape(file) for file in sorted(Path(folder).glob("shard-*.safetensors"))}
         self.files = [file for file, (n, _) in shapes.items() if n]
         if not self.files:
             raise ArtifactError(f"{folder} holds no activations; run `dvc repro harvest`.")

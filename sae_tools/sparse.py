@@ -25,7 +25,8 @@ from torch import Tensor
 
 CHUNK = 2**24
 """Pre-activations held at a time: 64 MB in float32. Smaller chunks slow the product, larger ones only take memory."""
-BLOCK = 32
+GROUP = 8
+"""Latents that are looked at together, by their maximum."""
 SPARSE_BELOW = 0.08
 """Share of entries up to which the sums above beat SAELens' dense pass (on 2 cores at 768 -> 24,576: 2.2 s against
 5.4 s with 2% active, 5.3 s against 5.7 s with 8%, 8.5 s against 5.1 s with 15%)."""
@@ -52,10 +53,15 @@ class Entries:
         return self.latents.argsort(stable=True)
 
     @cached_property
+    def ascending_latents(self) -> Tensor:
+        """(n,) the latents in that order."""
+        return self.latents[self.by_latent]
+
+    @cached_property
     def latent_offsets(self) -> Tensor:
         """(d_sae,) where each latent begins in that order."""
         every = torch.arange(self.d_sae, device=self.latents.device)
-        return torch.searchsorted(self.latents[self.by_latent], every)
+        return torch.searchsorted(self.ascending_latents, every)
 
     def sum_by_latent(self, rows: Tensor, which: Tensor, weights: Tensor) -> Tensor:
         """(d_sae, d): for each latent the sum of `weights` (n,) times the rows (m, d) that `which` (n,) names."""
@@ -64,10 +70,13 @@ class Entries:
 
     def dots(self, rows: Tensor, which: Tensor, directions: Tensor) -> Tensor:
         """(n,) rows (m, d)[which] · directions (d_sae, d)[latents]."""
-        # The derivative of a bag by its weights; a gather and a product takes eight times as long.
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(  # type: ignore[no-any-return]
-            rows, directions, self.latents, self.offsets, which, 0
+        # The derivative of a bag by its weights; a gather and a product takes eight times as long. The directions are
+        # the larger matrix: read in its order, the whole takes 15 ms instead of 40 at 768 -> 24,576.
+        order = self.by_latent
+        found = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            rows, directions, self.ascending_latents, self.latent_offsets, which[order], 0
         )
+        return torch.empty_like(found).index_copy_(0, order, found)
 
 
 def by_sample(samples: Tensor, latents: Tensor, n: int, d_sae: int) -> Entries:
@@ -125,19 +134,14 @@ def decode(values: Tensor, W_dec: Tensor, entries: Entries) -> Tensor:
     return _Decode.apply(values, W_dec, entries)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def pre_activations(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor,
-    dtype: torch.dtype,
-) -> Iterator[tuple[int, Tensor]]:
+def pre_activations(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     """x W^T + b of (batch, d_in) and (d_sae, d_in), some rows at a time: the number of the first, and (rows, d_sae).
 
     What is yielded is overwritten by the next.
     """
     x, W, b = (t.detach().to(dtype) for t in (x, W, b))
-    rows = max(64, CHUNK // len(W))
-    buffer = torch.empty(min(rows, len(x)), len(W), dtype=dtype, device=x.device)
+    rows = -(-len(x) // -(-len(x) * len(W) // CHUNK))
+    buffer = torch.empty(rows, len(W), dtype=dtype, device=x.device)
     for first in range(0, len(x), rows):
         part = x[first : first + rows]
         yield first, torch.addmm(b, part, W.T, out=buffer[: len(part)])
@@ -146,12 +150,28 @@ def pre_activations(
 def top_k(pre: Tensor, k: int) -> Tensor:
     """(rows, k) indices of the largest of (rows, d_sae), in no order.
 
-    The k largest lie in the k blocks with the largest maxima, so few blocks are searched.
+    The k largest lie in the k groups with the largest maxima, whose k largest are found in the same way.
     """
-    n, d_sae = pre.shape
-    if d_sae % BLOCK or d_sae < 4 * k * BLOCK:
+    d_sae = pre.shape[1]
+    if d_sae % GROUP or d_sae < 2 * k * GROUP:
         return pre.topk(k, sorted=False).indices
-    blocks = pre.view(n, d_sae // BLOCK, BLOCK)
-    best = blocks.amax(-1).topk(k, sorted=False).indices
-    inside = blocks.gather(1, best[..., None].expand(-1, -1, BLOCK)).flatten(1).topk(k, sorted=False).indices
-    return best.gather(1, inside // BLOCK) * BLOCK + inside % BLOCK
+    groups = _groups(pre)
+    best = top_k(groups.amax(1), k)
+    among = groups.gather(2, best[:, None].expand(-1, GROUP, -1)).flatten(1).topk(k, sorted=False).indices
+    return among // k * (d_sae // GROUP) + best.gather(1, among % k)
+
+
+def above(pre: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Rows, ascending, and columns of the entries of (rows, d_sae) that are larger than `bound`; they should be few."""
+    if pre.shape[1] % GROUP:
+        rows, columns = (pre > bound).nonzero(as_tuple=True)
+        return rows, columns
+    groups = _groups(pre)
+    rows, which = (groups.amax(1) > bound).nonzero(as_tuple=True)
+    found, member = (groups[rows, :, which] > bound).nonzero(as_tuple=True)
+    return rows[found], member * groups.shape[2] + which[found]
+
+
+def _groups(pre: Tensor) -> Tensor:
+    """(rows, GROUP, d_sae / GROUP), of latents that lie far apart: the maxima of neighbours take ten times as long."""
+    return pre.view(len(pre), GROUP, -1)

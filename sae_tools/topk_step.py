@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from sae_tools import distributed
 from sae_tools.saes import TrainingSAE, TrainStepInput, formulas_of
-from sae_tools.sparse import SPARSE_BELOW, Entries, by_sample, decode, encode, pre_activations, top_k
+from sae_tools.sparse import SPARSE_BELOW, Entries, above, by_sample, decode, encode, pre_activations, top_k
 from sae_tools.step_result import Result, result_of, squared_error, subtracted
 
 
@@ -33,7 +34,7 @@ def top_k_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: 
     losses = {"mse_loss": squared_error(sae, outs[-1], inputs.sae_in)}
     for width, out in zip(widths[:-1], outs, strict=False):
         losses[f"inner_mse_loss_{width}"] = squared_error(sae, out, inputs.sae_in)
-    losses["auxiliary_reconstruction_loss"] = _auxiliary(sae, W, x, norms, inputs, outs, widths)
+    losses["auxiliary_reconstruction_loss"] = _auxiliary(sae, W, x, norms, inputs, outs, widths, dtype)
     if hasattr(sae, "topk_threshold"):
         _move_threshold(sae, acts if norms is None else acts * norms[entries.latents])
     return result_of(losses, outs[-1], acts, entries)
@@ -56,7 +57,7 @@ def _chosen(sae: TrainingSAE[Any], x: Tensor, W: Tensor, b: Tensor, dtype: torch
 def _batch_top_k(x: Tensor, W: Tensor, b: Tensor, k: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The int(k · batch) largest positive pre-activations of the whole batch, over all processes.
 
-    Few are looked at twice: those above a bound that a 64th part of the first rows puts at twice the wanted number.
+    Few are looked at twice: those above a bound that a 61st part of the first rows puts at twice the wanted number.
     """
     n = int(k * len(x) * distributed.world())
     share = min(1.0, 2 * k / len(W))
@@ -65,9 +66,9 @@ def _batch_top_k(x: Tensor, W: Tensor, b: Tensor, k: float, dtype: torch.dtype) 
         samples, latents, values = [], [], []
         for first, part in pre_activations(x, W, b, dtype):
             if bound < 0:
-                few = part.flatten()[::64].float()
+                few = part.flatten()[::61].float()  # a prime: samples of all latents
                 bound = max(0.0, few.kthvalue(max(1, int(len(few) * (1 - share)))).values.item())
-            rows, columns = (part > bound).nonzero(as_tuple=True)
+            rows, columns = above(part, bound)
             samples.append(rows + first)
             latents.append(columns)
             values.append(part[rows, columns])
@@ -78,8 +79,16 @@ def _batch_top_k(x: Tensor, W: Tensor, b: Tensor, k: float, dtype: torch.dtype) 
         if highest == 0 or int((every > highest).sum()) >= n:
             break
         bound = 0.0
-    keep = found >= every.topk(n, sorted=False).values.min()
+    keep = _largest(found, every, n)
     return torch.cat(samples)[keep], torch.cat(latents)[keep]
+
+
+def _largest(found: Tensor, every: Tensor, n: int) -> Tensor:
+    """Which of this process's values are among the n largest of all: of equal ones, bfloat16 has many, the first."""
+    lowest = every.topk(n, sorted=False).values.min()
+    equal = found == lowest
+    before = distributed.gathered(equal.sum()[None])[: distributed.rank()].sum()
+    return (found > lowest) | equal & (equal.cumsum(0) + before <= n - (every > lowest).sum())
 
 
 def _padded(values: Tensor, n: int) -> Tensor:
@@ -117,6 +126,7 @@ def _auxiliary(
     inputs: TrainStepInput,
     outs: list[Tensor],
     widths: list[int],
+    dtype: torch.dtype,
 ) -> Tensor:
     """AuxK (Gao et al. 2024, A.2): the d_in / 2 strongest dead latents reconstruct what the live ones leave over.
 
@@ -134,7 +144,7 @@ def _auxiliary(
         start = end
         if len(ids):
             most = inputs.sae_in.shape[-1] // 2
-            from_dead = _dead_reconstruction(sae, W, x, norms, ids, min(most, len(ids)))
+            from_dead = _dead_reconstruction(sae, W, x, norms, ids, min(most, len(ids)), dtype)
             error = (from_dead - (inputs.sae_in - out).detach()).pow(2).sum(dim=-1).mean()
             total = total + min(len(ids) / most, 1.0) * error
     return total * float(sae.cfg.aux_loss_coefficient)
@@ -147,6 +157,7 @@ def _dead_reconstruction(
     norms: Tensor | None,
     dead: Tensor,
     k: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     """(batch, d_in) from each sample's k strongest of the latents `dead`; dense among them unless they are many."""
 
@@ -155,11 +166,12 @@ def _dead_reconstruction(
         return (pre.abs() if _signed(sae) else pre).topk(k, sorted=False).indices
 
     if 2 * k > SPARSE_BELOW * len(dead):  # products alone, without SAELens' passes over all activations
-        pre = x @ W[dead].T + sae.b_enc[dead]
-        keep = torch.zeros_like(pre, dtype=torch.bool).scatter_(1, strongest(pre), True) if k < len(dead) else None
-        from_dead: Tensor = (pre if keep is None else pre * keep) @ sae.W_dec[dead]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            pre = F.linear(x, W[dead], sae.b_enc[dead])
+            keep = torch.zeros_like(pre, dtype=torch.bool).scatter_(1, strongest(pre), True) if k < len(dead) else None
+            from_dead: Tensor = (pre if keep is None else pre * keep) @ sae.W_dec[dead]
         return from_dead
-    parts = pre_activations(x, W[dead], sae.b_enc[dead], torch.float32)
+    parts = pre_activations(x, W[dead], sae.b_enc[dead], dtype)
     latents = dead[torch.cat([strongest(part) for _, part in parts])].flatten()
     samples = torch.arange(len(x), device=x.device).repeat_interleave(k)
     entries = by_sample(samples, latents, len(x), sae.cfg.d_sae)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from sae_tools import checkpoints, distributed, interrupt
+from sae_tools import checkpoints, distributed, interrupt, memory
 from sae_tools.artifacts import require_space
 from sae_tools.errors import SettingError
 from sae_tools.faults import reach
@@ -88,7 +88,7 @@ def train(
     run = _Run(trainees, recipe, n_steps, folder, str(dtype).removeprefix("torch."))
     if saved:
         run.restore(*saved)
-    with interrupt.deferred() as wish:
+    with memory.kept(), interrupt.deferred() as wish:
         run.go(batches, scale, wish, checkpoint_seconds)
     return Trained([t.finished(scale) for t in trainees], [~t.dead for t in trainees], run.curve)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from sae_tools.sparse import BLOCK, Entries, by_sample, decode, encode, pre_activations, top_k
+from sae_tools.sparse import GROUP, Entries, above, by_sample, decode, encode, pre_activations, top_k
 
 N, D_IN, D_SAE = 6, 5, 11
 
@@ -86,35 +88,53 @@ def test_finite_differences_agree() -> None:
 
 
 def test_pre_activations_come_in_chunks_that_cover_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_tools.sparse.CHUNK", 1)
+    monkeypatch.setattr("sae_tools.sparse.CHUNK", 64 * D_SAE)
     x, W, b = random(150, D_IN).float(), random(D_SAE, D_IN).float(), random(D_SAE).float()
     parts = [(first, part.clone()) for first, part in pre_activations(x, W, b, torch.float32)]
-    assert [first for first, _ in parts] == [0, 64, 128]
+    assert [first for first, _ in parts] == [0, 50, 100]
     torch.testing.assert_close(torch.cat([part for _, part in parts]), x @ W.T + b)
 
 
-# --- top-k -----------------------------------------------------------------------------------------------------------
+# --- the choice ------------------------------------------------------------------------------------------------------
 
 
 def together(n: int, d_sae: int) -> Tensor:
-    """All large values lie in one block, another in each row."""
+    """All large values lie in one group, another in each row."""
     pre = random(n, d_sae)
     for row in range(n):
-        start = row * BLOCK % (d_sae - BLOCK)
-        pre[row, start : start + BLOCK] += 100
+        pre[row, row :: max(1, d_sae // GROUP)] += 100
     return pre
 
 
 def apart(n: int, d_sae: int) -> Tensor:
-    """Each block has one large value, and the largest of all is in the last."""
+    """Each group has one large value, and the largest of all is in the last."""
     pre = random(n, d_sae)
-    pre[:, ::BLOCK] += 100 + torch.arange(len(range(0, d_sae, BLOCK)))
+    n_groups = max(1, d_sae // GROUP)
+    pre[:, :n_groups] += 100 + torch.arange(n_groups)
     return pre
 
 
-@pytest.mark.parametrize("make", [random, together, apart, lambda *shape: -random(*shape).abs()])
+def negative(n: int, d_sae: int) -> Tensor:
+    return -random(n, d_sae).abs()
+
+
+MAKES = [random, together, apart, negative]
+
+
+@pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize(("d_sae", "k"), [(4096, 8), (4096, 32), (2048, 1), (4090, 8), (64, 64), (256, 3)])
-def test_top_k_is_torch_s(make: object, d_sae: int, k: int) -> None:
-    pre = make(9, d_sae)  # type: ignore[operator]
+def test_top_k_is_torch_s(make: Callable[..., Tensor], d_sae: int, k: int) -> None:
+    pre = make(9, d_sae)
     found = top_k(pre, k)
     assert torch.equal(found.sort(dim=1).values, pre.topk(k).indices.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("d_sae", [4096, 4090, 8])
+@pytest.mark.parametrize("bound", [-0.5, 2.0, 1000.0])
+def test_above_finds_every_entry_by_rows(make: Callable[..., Tensor], d_sae: int, bound: float) -> None:
+    pre = make(9, d_sae)
+    rows, columns = above(pre, bound)
+    assert bool((rows.diff() >= 0).all())
+    found = torch.zeros_like(pre, dtype=torch.int).index_put_((rows, columns), torch.tensor(1, dtype=torch.int), True)
+    assert torch.equal(found, (pre > bound).int())

@@ -24,9 +24,8 @@ D_IN, D_SAE, BATCH = 12, 64, 128
 
 def recipe(architecture: str, options: dict[str, Any] | None = None, n_steps: int = 20, **values: Any) -> Recipe:
     own = ARCHITECTURES[architecture] | (options or {})
-    return Recipe(
-        architecture, D_SAE, n_steps * BATCH, BATCH, lr=3e-3, architecture_options=own, **values
-    )  # fmt: skip
+    values = {"lr": 3e-3, "product_dtype": "float32"} | values
+    return Recipe(architecture, D_SAE, n_steps * BATCH, BATCH, architecture_options=own, **values)
 
 
 def batches(n: int) -> list[Tensor]:

@@ -209,10 +209,15 @@ def line(name: str, case: Case, found: dict[str, Any]) -> list[str]:
     over = median(o / f for o, f in zip(found["ours"], found["floor"], strict=True))
     theirs, mine = (f"{n / 1e9:.2f}" for n in peaks(case))
     return [
-        name, f"{case.d_in:,} → {case.d_sae:,}", f"{case.batch:,}", f"{found['l0']:.0f}", f"{ms['fp32']:,.4g}",
-        f"{ms['bf16']:,.4g}" if "bf16" in ms else "–", f"{ms['ours']:,.4g}", f"**{gain:.1f}**", f"{ms['floor']:,.3g}",
+        name, f"{case.d_in:,} → {case.d_sae:,}", f"{case.batch:,}", f"{found['l0']:.0f}", digits(ms["fp32"]),
+        digits(ms["bf16"]) if "bf16" in ms else "–", digits(ms["ours"]), f"**{gain:.1f}**", digits(ms["floor"]),
         f"{over:.2f}", f"{1e3 * case.batch / ms['ours']:,.0f}", theirs, mine,
     ]  # fmt: skip
+
+
+def digits(n: float) -> str:
+    """Three or more, without an exponent."""
+    return f"{n:,.0f}" if n >= 100 else f"{n:.3g}"
 
 
 def machine() -> str:

@@ -34,6 +34,8 @@ from sae_tools.harvest import harvest
 from sae_tools.lm import DTYPES, LanguageModel
 from sae_tools.settings import Harvest
 
+BUILD = Path("build")
+"""Where shards go for a while: a folder of this checkout, which git ignores, since /tmp may be in memory."""
 CONTEXT = 128
 BATCH = 32
 """Blocks in a forward pass, on every side."""
@@ -83,8 +85,10 @@ def ours(case: Case, n_sites: int) -> Work:
     sites = [lm.site(name) for name in SITES[:n_sites]]
     config = Harvest(batch_size=BATCH, shard_rows=case.n_tokens // 4)
 
+    BUILD.mkdir(exist_ok=True)
+
     def work() -> None:
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
             harvest(lm, case.ids, torch.ones(case.ids.shape, dtype=torch.bool), sites, config, Path(folder))
 
     return work

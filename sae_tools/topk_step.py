@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from sae_tools import distributed
@@ -34,7 +33,7 @@ def top_k_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: 
     losses = {"mse_loss": squared_error(sae, outs[-1], inputs.sae_in)}
     for width, out in zip(widths[:-1], outs, strict=False):
         losses[f"inner_mse_loss_{width}"] = squared_error(sae, out, inputs.sae_in)
-    losses["auxiliary_reconstruction_loss"] = _auxiliary(sae, W, x, norms, inputs, outs, widths, dtype)
+    losses["auxiliary_reconstruction_loss"] = _auxiliary(sae, W, x, norms, inputs, outs, widths)
     if hasattr(sae, "topk_threshold"):
         _move_threshold(sae, acts if norms is None else acts * norms[entries.latents])
     return result_of(losses, outs[-1], acts, entries)
@@ -126,7 +125,6 @@ def _auxiliary(
     inputs: TrainStepInput,
     outs: list[Tensor],
     widths: list[int],
-    dtype: torch.dtype,
 ) -> Tensor:
     """AuxK (Gao et al. 2024, A.2): the d_in / 2 strongest dead latents reconstruct what the live ones leave over.
 
@@ -144,7 +142,7 @@ def _auxiliary(
         start = end
         if len(ids):
             most = inputs.sae_in.shape[-1] // 2
-            from_dead = _dead_reconstruction(sae, W, x, norms, ids, min(most, len(ids)), dtype)
+            from_dead = _dead_reconstruction(sae, W, x, norms, ids, min(most, len(ids)))
             error = (from_dead - (inputs.sae_in - out).detach()).pow(2).sum(dim=-1).mean()
             total = total + min(len(ids) / most, 1.0) * error
     return total * float(sae.cfg.aux_loss_coefficient)
@@ -157,21 +155,23 @@ def _dead_reconstruction(
     norms: Tensor | None,
     dead: Tensor,
     k: int,
-    dtype: torch.dtype,
 ) -> Tensor:
-    """(batch, d_in) from each sample's k strongest of the latents `dead`; dense among them unless they are many."""
+    """(batch, d_in) from each sample's k strongest of the latents `dead`; dense among them unless they are many.
+
+    In float32: oneDNN keeps what it prepares for each shape of a bfloat16 product, and the number of dead latents is
+    another one at each step: that took 3 GB in 300 steps.
+    """
 
     def strongest(pre: Tensor) -> Tensor:
         pre = pre.detach() if norms is None else pre.detach() * norms[dead]
         return (pre.abs() if _signed(sae) else pre).topk(k, sorted=False).indices
 
     if 2 * k > SPARSE_BELOW * len(dead):  # products alone, without SAELens' passes over all activations
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            pre = F.linear(x, W[dead], sae.b_enc[dead])
-            keep = torch.zeros_like(pre, dtype=torch.bool).scatter_(1, strongest(pre), True) if k < len(dead) else None
-            from_dead: Tensor = (pre if keep is None else pre * keep) @ sae.W_dec[dead]
+        pre = x @ W[dead].T + sae.b_enc[dead]
+        keep = torch.zeros_like(pre, dtype=torch.bool).scatter_(1, strongest(pre), True) if k < len(dead) else None
+        from_dead: Tensor = (pre if keep is None else pre * keep) @ sae.W_dec[dead]
         return from_dead
-    parts = pre_activations(x, W[dead], sae.b_enc[dead], dtype)
+    parts = pre_activations(x, W[dead], sae.b_enc[dead], torch.float32)
     latents = dead[torch.cat([strongest(part) for _, part in parts])].flatten()
     samples = torch.arange(len(x), device=x.device).repeat_interleave(k)
     entries = by_sample(samples, latents, len(x), sae.cfg.d_sae)

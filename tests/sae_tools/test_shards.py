@@ -31,7 +31,7 @@ def write(folder: Path, n: int, shard_rows: int, chunk: int = 10, dtype: torch.d
         for part in torch.split(rows, chunk):
             shard.add(part.to(dtype))
         shard.write(folder)
-    return Shards(folder)
+    return Shards(str(folder))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -88,10 +88,10 @@ def test_finite_differences_agree() -> None:
 
 
 def test_pre_activations_come_in_chunks_that_cover_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_tools.sparse.CHUNK", 64 * D_SAE)
+    monkeypatch.setattr("sae_tools.sparse.CHUNK", 80 * D_SAE)
     x, W, b = random(150, D_IN).float(), random(D_SAE, D_IN).float(), random(D_SAE).float()
     parts = [(first, part.clone()) for first, part in pre_activations(x, W, b, torch.float32)]
-    assert [first for first, _ in parts] == [0, 50, 100]
+    assert [first for first, _ in parts] == [0, 75]
     torch.testing.assert_close(torch.cat([part for _, part in parts]), x @ W.T + b)
 
 

@@ -186,8 +186,8 @@ def test_a_class_that_changes_a_formula_is_not_given_the_sparse_rule() -> None:
 
 
 def test_bfloat16_only_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the choice made in bfloat16, the values and gradients of what is chosen are float32's."""
-    inputs = inputs_with(0, sae := random_sae("topk", {"k": 4}))
+    """With the choice made in bfloat16, the values and gradients of what is chosen, and of the dead, are float32's."""
+    inputs = inputs_with(200, sae := random_sae("topk", {"k": 4}))
     wide, narrow = (Stepper(copy.deepcopy(sae), dtype) for dtype in (torch.float32, torch.bfloat16))
     loss = wide(inputs).loss
     picked = []

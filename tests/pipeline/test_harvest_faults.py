@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,13 +22,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tqdm import tqdm
 
 from pipeline import harvest, paths
 from pipeline.params import run
 from sae_tools.artifacts import lock, verify
 from sae_tools.faults import POINTS
 from sae_tools.lm import LanguageModel
+from tests.sae_tools.forked import own_progress_lock
 
 REPO = Path(__file__).parents[2]
 SITE = "blocks.1.hook_resid_post"
@@ -38,7 +37,7 @@ N_SHARDS = 5
 
 def stage(folder: Path, fault: str, file_limit: int | None) -> None:
     """`python -m pipeline.harvest` in `folder`, with what it says in a file."""
-    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks, and a killed one never gives it back
+    own_progress_lock()
     os.chdir(folder)
     os.environ["SAE_TOOLS_FAULT"] = fault
     sys.argv = ["harvest"]

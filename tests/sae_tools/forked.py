@@ -49,9 +49,17 @@ def ranks(n: int, work: Callable[..., Any], *args: Any) -> list[int]:
     return [exit_code(child) for child in children]
 
 
+def own_progress_lock() -> None:
+    """Give all progress bars a lock of this process's: tqdm's own is shared by forks, and a killed one keeps it."""
+    lock, kinds = threading.RLock(), [tqdm]
+    for kind in kinds:  # a library's own kind, once it was shown, has a lock of its own
+        kind.set_lock(lock)
+        kinds += kind.__subclasses__()
+
+
 def _child(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[str, str]) -> None:
     faulthandler.dump_traceback_later(LIMIT, exit=True)  # a child that hangs tells where, and exits with 1
-    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks, and a killed one never gives it back
+    own_progress_lock()
     os.environ.update(environment)
     torch.set_num_threads(1)  # OpenMP's threads do not outlive a fork
     work(*args)

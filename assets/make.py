@@ -1,12 +1,13 @@
 """Make the embedded default from raw text: a tiny language model, its finetune, and text sampled from each.
 
-    python assets/make.py train  --text stories.jsonl.gz --out assets/stories
+    python assets/make.py train  --text stories.jsonl.gz more.jsonl.gz --out assets/stories
     python assets/make.py train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
-    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz --tokens 1250000 \
+    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz more.jsonl.gz --tokens 1250000 \
         --out assets/stories.parquet
 
 Texts are `.jsonl`, `.jsonl.gz` (one `{"text": …}` a line) or `.txt` (one document). `train` resumes by itself
-after any kill; `sample` keeps its finished batches. Nothing here is used at run time by the workbench.
+after any kill; `sample` keeps its finished batches. `train` compiles the step, which needs a C++ compiler. Nothing here
+is used at run time by the workbench.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import gzip
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -27,10 +29,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sae_tools.training.precision import product_dtype
+
 BOS = "<|endoftext|>"  # begins every window and ends every document
 CONTEXT = 256
 VOCAB = 4096
-HELD_OUT = 20  # every 20th document is never trained on
+HELD_OUT = 20  # every 20th document of the first text is never trained on
+SHINGLE = 8  # words; a document of another text that has a fifth of a held-out one's runs of 8 words is a near copy
 
 
 def read_texts(path: Path) -> list[str]:
@@ -63,6 +68,35 @@ def split(texts: list[str]) -> tuple[list[str], list[str]]:
     return fit, texts[HELD_OUT - 1 :: HELD_OUT]
 
 
+def training_texts(paths: list[Path]) -> tuple[list[str], list[str]]:
+    """Training and held-out documents: the first file is split, the others only add to the training documents.
+
+    Documents of the others that are held out, or near copies of those, are left out.
+    """
+    fit, held_out = split(read_texts(paths[0]))
+    owners: dict[int, list[int]] = {}
+    for i, text in enumerate(held_out):
+        for shingle in _shingles(text):
+            owners.setdefault(shingle, []).append(i)
+    sizes = [len(_shingles(text)) for text in held_out]
+
+    def is_copy(text: str) -> bool:
+        shared = Counter(i for shingle in _shingles(text) for i in owners.get(shingle, ()))
+        return any(count > sizes[i] / 5 for i, count in shared.items())
+
+    for path in paths[1:]:
+        texts = read_texts(path)
+        kept = [text for text in texts if not is_copy(text)]
+        print(f"{path.name}: {len(texts) - len(kept)} of {len(texts)} documents are near a held-out one, left out")
+        fit += kept
+    return fit, held_out
+
+
+def _shingles(text: str) -> set[int]:
+    words = re.findall(r"[a-z']+", text.lower())
+    return {hash(tuple(words[i : i + SHINGLE])) for i in range(max(len(words) - SHINGLE + 1, 1))}
+
+
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """Byte-level BPE of `VOCAB` tokens: any text encodes, no unknown token."""
     tokenizer = Tokenizer(models.BPE())
@@ -91,21 +125,65 @@ def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str], sep: bool
     return torch.tensor([t for doc in ids for t in (*doc, *([0] if sep else []))])
 
 
-def window_starts(n: int, epoch: int, seed: int) -> torch.Tensor:
-    """Shuffled starts of windows that cover the stream once, shifted anew each epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    shift = int(torch.randint(CONTEXT - 1, (1,), generator=generator))
-    starts = torch.arange(shift, n - CONTEXT, CONTEXT - 1)
-    return starts[torch.randperm(len(starts), generator=generator)]
+def shuffled(starts: torch.Tensor, first: int, n: int, seed: int) -> torch.Tensor:
+    """(n,) of `starts`, from the `first` on in an endless order that takes each once an epoch."""
+    out: list[torch.Tensor] = []
+    while n:
+        epoch, i = divmod(first, len(starts))
+        order = torch.randperm(len(starts), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        out.append(starts[order[i : i + n]])
+        first, n = first + len(out[-1]), n - len(out[-1])
+    return torch.cat(out)
 
 
 def batch_at(stream: torch.Tensor, step: int, batch: int, seed: int) -> torch.Tensor:
-    """(batch, CONTEXT) ids of one step, a pure function of the step; each row is `BOS` and a window of the stream."""
-    per_epoch = (len(stream) - 2 * CONTEXT) // (CONTEXT - 1) // batch
-    epoch, i = divmod(step, per_epoch)
-    starts = window_starts(len(stream), epoch, seed)[i * batch : (i + 1) * batch]
+    """(batch, CONTEXT) ids of one step, a pure function of the step; each row is `BOS` and a window of the stream.
+
+    Half of the windows begin where a document begins, the others anywhere (windows side by side, shifted each epoch).
+    """
+    begins = torch.cat([torch.zeros(1, dtype=torch.long), (stream == 0).nonzero()[:, 0] + 1])
+    begins = begins[begins <= len(stream) - CONTEXT]
+    half = batch // 2 if len(begins) > 1 else 0
+    anywhere = torch.arange(0, len(stream) - 2 * CONTEXT, CONTEXT - 1)
+    epoch = step * (batch - half) // len(anywhere)
+    shift = int(torch.randint(CONTEXT - 1, (1,), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)))
+    starts = torch.cat([
+        shuffled(begins, step * half, half, seed + 1),
+        shuffled(anywhere, step * (batch - half), batch - half, seed) + shift,
+    ])  # fmt: skip
     rows = stream[starts[:, None] + torch.arange(CONTEXT - 1)]
     return torch.cat([torch.zeros(len(rows), 1, dtype=torch.long), rows], dim=1)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal: W -= lr (0.2 sqrt(max(shape)) O + decay W), O near U Vᵀ of the momentum.
+
+    https://kellerjordan.github.io/posts/muon/, with the size of Adam's steps (Liu et al. 2025, "Muon is scalable").
+    torch.optim.Muon iterates in bfloat16, which takes many times as long where the processor has no bfloat16.
+    """
+
+    def __init__(self, params: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 0.05)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(orthogonal(p.grad.lerp(momentum, 0.95)), alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix with its singular values brought near 1, by five quintic Newton-Schulz iterations."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x if wide else x.T
 
 
 def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
@@ -117,7 +195,7 @@ def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Opti
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
-        torch.optim.Muon(matrices, lr=2 * lr, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=2 * lr, weight_decay=0.3),
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
@@ -125,14 +203,14 @@ def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Opti
 def train(args: argparse.Namespace) -> None:
     """Train (or finetune from `--init`) and write a Hugging Face checkpoint; prints its bits per byte."""
     torch.manual_seed(args.seed)
-    texts, held_out = split(read_texts(args.text))
+    texts, held_out = training_texts(args.text)
     if args.init:
         tokenizer = AutoTokenizer.from_pretrained(args.init)
         model = LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
     else:
         tokenizer = make_tokenizer(texts)
         model = make_model()
-    stream = token_stream(tokenizer, texts, sep=args.text.suffix != ".txt")
+    stream = token_stream(tokenizer, texts, sep=args.text[0].suffix != ".txt")
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} training tokens")
     fit(model, stream, args)
     save(model, tokenizer, args.out)
@@ -150,14 +228,20 @@ def fit(model: LlamaForCausalLM, stream: torch.Tensor, args: argparse.Namespace)
     first = resume(state, parts)
     model.train()
     per_step = args.batch * CONTEXT
+    dtype = product_dtype("auto", torch.device("cpu"))
+
+    @torch.compile
+    def loss_of(ids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = model(ids[:, :-1], use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
     with tqdm(
         total=args.steps * per_step, initial=first * per_step, unit="tok", unit_scale=True, mininterval=10
     ) as bar:
         for step in range(first, args.steps):
             ids = batch_at(stream, step, args.batch, args.seed)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(ids[:, :-1]).logits
-            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+            loss = loss_of(ids)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for part in (*optimizers, *schedules):
@@ -165,7 +249,7 @@ def fit(model: LlamaForCausalLM, stream: torch.Tensor, args: argparse.Namespace)
             model.zero_grad()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             bar.update(per_step)
-            if (step + 1) % 100 == 0:
+            if (step + 1) % 50 == 0:
                 checkpoint(state, parts, step + 1)
 
 
@@ -290,7 +374,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     p = commands.add_parser("train", help="train a model from text, or finetune one")
-    p.add_argument("--text", type=Path, required=True)
+    p.add_argument("--text", type=Path, nargs="+", required=True, help="the first is split, the others only train")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--init", type=Path, help="checkpoint to finetune; its tokenizer is kept")
     p.add_argument("--steps", type=int, default=2000)

@@ -30,9 +30,9 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sae_tools.harvest import harvest
-from sae_tools.lm import DTYPES, LanguageModel
-from sae_tools.settings import Harvest
+from sae_tools.activations.harvest import harvest
+from sae_tools.common.settings import Harvest
+from sae_tools.models.lm import DTYPES, LanguageModel
 
 BUILD = Path("build")
 """Where shards go for a while: a folder of this checkout, which git ignores, since /tmp may be in memory."""
@@ -141,7 +141,7 @@ def peak(side: str, case: Case) -> float:
 
 def peaks(case: Case) -> dict[str, float]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sae_lens", "sae_tools.harvest"])
+    context.set_forkserver_preload(["sae_lens", "sae_tools.activations.harvest"])
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         return {side: pool.submit(peak, side, case).result() for side in SIDES}
 

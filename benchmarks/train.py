@@ -29,10 +29,11 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_tools import memory, saes
-from sae_tools.precision import product_dtype
-from sae_tools.settings import Recipe
-from sae_tools.trainee import Trainee
+from sae_tools import saes
+from sae_tools.common.settings import Recipe
+from sae_tools.training import memory
+from sae_tools.training.precision import product_dtype
+from sae_tools.training.trainee import Trainee
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = 3
@@ -192,7 +193,7 @@ def peak(case: Case, side: str) -> int:
 def peaks(case: Case) -> tuple[int, int]:
     """SAELens' in float32, and ours, each in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sae_lens", "sae_tools.trainee"])
+    context.set_forkserver_preload(["sae_lens", "sae_tools.training.trainee"])
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         return pool.submit(peak, case, "theirs").result(), pool.submit(peak, case, "ours").result()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from demo.results import Results
-from sae_tools.errors import WorkbenchError
+from sae_tools.common.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from demo.handlers import Handlers

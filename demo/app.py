@@ -14,7 +14,7 @@ import gradio as gr
 
 from demo.layout import EXAMPLES, STOPPED, TITLE, lay_out
 from demo.limits import Refused
-from sae_tools.errors import WorkbenchError
+from sae_tools.common.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from demo.handlers import Handlers

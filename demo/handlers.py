@@ -17,7 +17,7 @@ from demo.limits import Refused
 from demo.render import escape, legend, note, number, strip, visible
 from demo.results import Results
 from demo.workbench import Opened, Reading, Which, Workbench, Written
-from sae_tools.steering import Mode
+from sae_tools.analysis.steering import Mode
 
 View = dict[str, Any]
 NO_FINETUNED = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from sae_tools.errors import ArtifactError
+from sae_tools.common.errors import ArtifactError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.results import Results
-from sae_tools import artifacts
-from sae_tools.errors import ArtifactError, InputError, WorkbenchError
+from sae_tools.common import artifacts
+from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
 
 TARGET = Path("build/space")
 MOST_BYTES = 60_000_000

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from demo.limits import MAX_SECONDS, MAX_TOKENS, Refused
-from sae_tools import artifacts, saes, steering
-from sae_tools.features import FeatureStore
-from sae_tools.lm import LanguageModel
+from sae_tools import saes
+from sae_tools.analysis import steering
+from sae_tools.analysis.features import FeatureStore
+from sae_tools.common import artifacts
+from sae_tools.models.lm import LanguageModel
 
 Which = Literal["base", "finetuned"]
 REMEMBERED = 64

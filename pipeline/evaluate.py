@@ -11,10 +11,10 @@ def main(params: Params, name: str) -> None:
     import pandas as pd
 
     from sae_tools import saes
-    from sae_tools.artifacts import write_json
-    from sae_tools.corpus import Tokens
-    from sae_tools.evaluate import evaluate
-    from sae_tools.lm import LanguageModel
+    from sae_tools.analysis.evaluate import evaluate
+    from sae_tools.common.artifacts import write_json
+    from sae_tools.models.corpus import Tokens
+    from sae_tools.models.lm import LanguageModel
     from sae_tools.verify import check
 
     models, config = params.language_model, params.evaluate

@@ -8,10 +8,10 @@ from pipeline.params import Params, run
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
-    from sae_tools.artifacts import new_folder
-    from sae_tools.corpus import Tokens
-    from sae_tools.features import describe
-    from sae_tools.lm import LanguageModel
+    from sae_tools.analysis.features import describe
+    from sae_tools.common.artifacts import new_folder
+    from sae_tools.models.corpus import Tokens
+    from sae_tools.models.lm import LanguageModel
     from sae_tools.verify import check
 
     models, config = params.language_model, params.features

@@ -18,19 +18,19 @@ def main(params: Params) -> None:
     spread(params.language_model.device)
     from contextlib import nullcontext
 
-    from sae_tools.artifacts import lock
-    from sae_tools.distributed import group, rank
+    from sae_tools.common.artifacts import lock
+    from sae_tools.common.distributed import group, rank
 
     with group(), lock(paths.TOKENS) if rank() == 0 else nullcontext():
         _harvest(params)
 
 
 def _harvest(params: Params) -> None:
-    from sae_tools.artifacts import commit, require_space, workspace
-    from sae_tools.corpus import Tokens, trained_positions
-    from sae_tools.distributed import barrier, rank, world
-    from sae_tools.harvest import harvest, n_bytes, summary
-    from sae_tools.lm import LanguageModel
+    from sae_tools.activations.harvest import harvest, n_bytes, summary
+    from sae_tools.common.artifacts import commit, require_space, workspace
+    from sae_tools.common.distributed import barrier, rank, world
+    from sae_tools.models.corpus import Tokens, trained_positions
+    from sae_tools.models.lm import LanguageModel
 
     models = params.language_model
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
@@ -53,9 +53,9 @@ def _harvest(params: Params) -> None:
 
 
 def _tokenize(params: Params, lm: Any) -> None:
-    from sae_tools.artifacts import new_folder
-    from sae_tools.corpus import tokenize
-    from sae_tools.sources import check_context
+    from sae_tools.common.artifacts import new_folder
+    from sae_tools.models.corpus import tokenize
+    from sae_tools.models.sources import check_context
 
     dataset = params.dataset
     check_context(dataset, "dataset", lm.name, lm.config.to_dict())
@@ -70,7 +70,7 @@ def _identity(params: Params) -> dict[str, Any]:
     import torch
     import transformers
 
-    from sae_tools.artifacts import MANIFEST, sha256
+    from sae_tools.common.artifacts import MANIFEST, sha256
 
     model = Path(params.language_model.base)
     files = ((path.name, path.stat()) for path in sorted(model.iterdir())) if model.is_dir() else ()

@@ -15,8 +15,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from sae_tools.errors import SettingError, WorkbenchError, did_you_mean
-from sae_tools.settings import (
+from sae_tools.common.errors import SettingError, WorkbenchError, did_you_mean
+from sae_tools.common.settings import (
     Dataset,
     Evaluate,
     Features,
@@ -28,8 +28,8 @@ from sae_tools.settings import (
     read,
     read_sae,
 )
-from sae_tools.sites import locate
-from sae_tools.sources import check_context, check_dataset, check_model, n_layers
+from sae_tools.models.sites import locate
+from sae_tools.models.sources import check_context, check_dataset, check_model, n_layers
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 

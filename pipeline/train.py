@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline import paths
 from pipeline.params import Params, run
 from pipeline.workers import spread
-from sae_tools.settings import Pretrained, Recipe
+from sae_tools.common.settings import Pretrained, Recipe
 
 if TYPE_CHECKING:
-    from sae_tools.shards import Shards
-    from sae_tools.train import Trained
+    from sae_tools.activations.shards import Shards
+    from sae_tools.training.train import Trained
 
 SAMPLE = 65_536
 """Rows from which the mean norm is taken."""
@@ -26,9 +26,9 @@ def main(params: Params, name: str) -> None:
     recipe = params.saes[name]
     if isinstance(recipe, Recipe):
         spread(params.language_model.device, recipe.batch_size)
-    from sae_tools import distributed
-    from sae_tools.artifacts import sha256, workspace
-    from sae_tools.shards import Shards
+    from sae_tools.activations.shards import Shards
+    from sae_tools.common import distributed
+    from sae_tools.common.artifacts import sha256, workspace
     from sae_tools.verify import check
 
     with distributed.group():
@@ -50,8 +50,8 @@ def main(params: Params, name: str) -> None:
 
 def learn(params: Params, recipe: Recipe, shards: Shards, folder: Any) -> Trained:
     """Train with checkpoints in `folder`."""
-    from sae_tools.lm import pick_device
-    from sae_tools.train import norm_scale, train
+    from sae_tools.models.lm import pick_device
+    from sae_tools.training.train import norm_scale, train
 
     normalise = recipe.architecture_options.get("normalize_activations") == "expected_average_only_in"
     return train(
@@ -70,8 +70,8 @@ def write(params: Params, name: str, result: Trained) -> None:
     import pandas as pd
 
     from sae_tools import saes
-    from sae_tools.artifacts import new_folder, write_json
-    from sae_tools.faults import reach
+    from sae_tools.common.artifacts import new_folder, write_json
+    from sae_tools.common.faults import reach
     from sae_tools.metrics import agreement
 
     reach("before-save")
@@ -90,7 +90,7 @@ def fetch(params: Params, name: str, source: Pretrained, shards: Shards) -> None
     import pandas as pd
 
     from sae_tools import saes
-    from sae_tools.artifacts import new_folder, write_json
+    from sae_tools.common.artifacts import new_folder, write_json
 
     sae = saes.load(source.release, source.sae_id)
     saes.check_width(sae, shards.d_in, f"saes.{name}", params.site)

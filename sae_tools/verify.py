@@ -13,10 +13,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sae_tools.artifacts import MANIFEST, read_manifest, verify
-from sae_tools.errors import ArtifactError
-from sae_tools.formats import Spec, strict_json, tensor_specs
-from sae_tools.shards import all_finite, records
+from sae_tools.activations.shards import all_finite, records
+from sae_tools.common.artifacts import MANIFEST, read_manifest, verify
+from sae_tools.common.errors import ArtifactError
+from sae_tools.common.formats import Spec, strict_json, tensor_specs
 
 REMEDY = "make it again (`dvc repro`) or fetch it anew"
 CFG_LIMIT = 64_000

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from sae_tools import saes
-from sae_tools.lm import LanguageModel
+from sae_tools.models.lm import LanguageModel
 
 REPO = Path(__file__).parents[1]
 ASSETS = REPO / "assets"

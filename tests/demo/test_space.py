@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from demo.space import build
-from sae_tools.artifacts import new_folder
-from sae_tools.errors import ArtifactError, InputError
-
-REPO = Path(__file__).parents[2]
+from sae_tools.common.artifacts import new_folder
+from sae_tools.common.errors import ArtifactError, InputError
+from tests.conftest import REPO
 
 
 def project(root: Path, base: str = "assets/tiny", finetuned: str | None = "someone/hub-model") -> Path:
@@ -48,7 +47,7 @@ def test_all_that_is_needed_and_nothing_else(tmp_path: Path) -> None:
     build(root, space)  # over an older one
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     code = {name for name in files if name.startswith(("sae_tools/", "demo/"))}
-    assert {"demo/__main__.py", "demo/style.css", "sae_tools/lm.py"} <= code
+    assert {"demo/__main__.py", "demo/style.css", "sae_tools/models/lm.py"} <= code
     assert {Path(name).suffix for name in code} == {".py", ".css"}
     assert files - code == {
         "README.md", "app.py", "requirements.txt", "assets/tiny/config.json", "assets/tiny/model.safetensors",

@@ -13,7 +13,7 @@ from demo.handlers import Handlers
 from demo.limits import MAX_TOKENS, Refused
 from demo.results import Results
 from demo.workbench import Opened, Workbench
-from sae_tools.errors import ArtifactError
+from sae_tools.common.errors import ArtifactError
 
 TEXT = "Once upon a time there was a little dog. It ran."
 

@@ -25,12 +25,12 @@ import pytest
 
 from pipeline import harvest, paths
 from pipeline.params import run
-from sae_tools.artifacts import lock, verify
-from sae_tools.faults import POINTS
-from sae_tools.lm import LanguageModel
+from sae_tools.common.artifacts import lock, verify
+from sae_tools.common.faults import POINTS
+from sae_tools.models.lm import LanguageModel
+from tests.conftest import REPO
 from tests.sae_tools.forked import own_progress_lock
 
-REPO = Path(__file__).parents[2]
 SITE = "blocks.1.hook_resid_post"
 N_SHARDS = 5
 
@@ -53,7 +53,9 @@ def nursery(orders: Connection, model: str) -> None:
     import datasets.packaged_modules.json.json  # noqa: F401
     import torch
 
-    from sae_tools import corpus, distributed, harvest  # noqa: F401
+    from sae_tools.activations import harvest  # noqa: F401
+    from sae_tools.common import distributed  # noqa: F401
+    from sae_tools.models import corpus  # noqa: F401
 
     torch.set_num_threads(1)  # others do not outlive a fork
     lm = LanguageModel.load(model, device="cpu")

@@ -18,8 +18,8 @@ from dvc.utils.serialize import parse_yaml  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 
 from pipeline.params import _read_yaml, load, sae_named
-from sae_tools.errors import SettingError, WorkbenchError
-from sae_tools.settings import Pretrained, Recipe
+from sae_tools.common.errors import SettingError, WorkbenchError
+from sae_tools.common.settings import Pretrained, Recipe
 from tests.conftest import REPO, TinyLM, save_tiny
 
 Params = dict[str, Any]

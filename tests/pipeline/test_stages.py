@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from pipeline import evaluate, features, harvest, paths, train, transfer
 from pipeline.params import load
 from sae_tools import saes
-from sae_tools.artifacts import verify
-from sae_tools.corpus import Tokens
-from sae_tools.errors import ArtifactError, WorkbenchError
-from sae_tools.evaluate import evaluate as evaluate_sae
-from sae_tools.features import FeatureStore
-from sae_tools.lm import LanguageModel
+from sae_tools.analysis.evaluate import evaluate as evaluate_sae
+from sae_tools.analysis.features import FeatureStore
+from sae_tools.common.artifacts import verify
+from sae_tools.common.errors import ArtifactError, WorkbenchError
+from sae_tools.models.corpus import Tokens
+from sae_tools.models.lm import LanguageModel
 from tests.conftest import ASSETS, SMALL, random_sae
 
 NAMES = tuple(SMALL["saes"])
@@ -184,7 +184,7 @@ def test_further_seeds_are_saved_beside_the_first(workbench: Path, copied: Path)
 
 def test_a_class_of_one_s_own_trains_by_a_line_of_params(copied: Path) -> None:
     """The file that the README shows: k falls from four times k to k; what is saved is a plain TopK SAE."""
-    name = "sae_tools.variants.annealed_topk"
+    name = "sae_tools.training.variants.annealed_topk"
     change = {"architecture": name, "k": 8, "training_tokens": 20_480}
     params = params_of(copied, lambda values: values["saes"]["topk"].update(change))
     with contextlib.chdir(copied):

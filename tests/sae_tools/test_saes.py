@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sae_tools import saes
-from sae_tools.errors import ArtifactError, InputError, SettingError
+from sae_tools.common.errors import ArtifactError, InputError, SettingError
 from tests.conftest import ARCHITECTURES, REPO, random_sae
 
 BATCH_WIDE = {"batchtopk", "matryoshka_batchtopk"}  # in training the k best of a whole batch, then a threshold

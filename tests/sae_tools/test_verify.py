@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_tools import saes
-from sae_tools.artifacts import MANIFEST, commit, new_folder
-from sae_tools.errors import ArtifactError
-from sae_tools.shards import Shard
+from sae_tools.activations.shards import Shard
+from sae_tools.common.artifacts import MANIFEST, commit, new_folder
+from sae_tools.common.errors import ArtifactError
 from sae_tools.verify import check, check_sae, main
 from tests.conftest import ARCHITECTURES, REPO, random_sae
 

@@ -1,0 +1,156 @@
+"""Does an SAE trained on a base model still work on a finetune of it? Both models read the same tokens.
+
+tokenizers    do equal ids mean equal text?
+activations   cosine and distance of the two models' activations, token by token
+SAE           the metrics of `evaluate` on both models
+features      Pearson's r of each feature's activations in base and finetuned model; its density in both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_tools.analysis.evaluate import evaluate
+from sae_tools.common.errors import InputError
+from sae_tools.metrics import Correlation
+from sae_tools.models.lm import LanguageModel
+from sae_tools.models.sites import Site
+from sae_tools.saes import SAE
+
+LEAST_AGREEMENT = 0.99  # below this share of equal tokens, ids mean other things to the two models
+LIVE = 1e-5  # density in both models from which a feature's correlation is counted (as in the transferability study)
+
+
+@dataclass
+class Transferred:
+    metrics: dict[str, Any]
+    features: pd.DataFrame
+    """Index feature; density_base, density_finetuned, correlation (nan where it fires in neither or is constant)."""
+
+
+def compare_tokenizers(base: dict[str, int], finetuned: dict[str, int]) -> dict[str, float]:
+    """Two vocabularies {token: id}: sizes, tokens in one only, shared tokens with different ids, and the agreement.
+
+    agreement = share of the base's tokens that the finetuned model has at the same id.
+    """
+    shared = base.keys() & finetuned.keys()
+    moved = sum(base[token] != finetuned[token] for token in shared)
+    return {
+        "size_base": len(base),
+        "size_finetuned": len(finetuned),
+        "only_base": len(base) - len(shared),
+        "only_finetuned": len(finetuned) - len(shared),
+        "moved": moved,
+        "agreement": (len(shared) - moved) / len(base),
+    }
+
+
+def check_pair(base: LanguageModel, finetuned: LanguageModel, site: Site) -> dict[str, float]:
+    """Refuse two models that can't share an SAE or tokens; returns the comparison of their tokenizers.
+
+    Raises:
+        InputError: they differ in family, depth or width, or too many token ids mean other tokens.
+    """
+    kinds = [(lm.config.model_type, lm.n_layers) for lm in (base, finetuned)]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{finetuned.name!r} is a {kinds[1][0]} of {kinds[1][1]} layers, but {base.name!r} is a {kinds[0][0]} of "
+            f"{kinds[0][1]}; give a finetune of the base model."
+        )
+    if base.width(site) != finetuned.width(site):
+        raise InputError(
+            f"{finetuned.name!r} has activations of width {finetuned.width(site)} at {site.name}, "
+            f"but {base.name!r} has {base.width(site)}; give a finetune of the base model."
+        )
+    tokenizers = compare_tokenizers(base.tokenizer.get_vocab(), finetuned.tokenizer.get_vocab())
+    if tokenizers["agreement"] < LEAST_AGREEMENT:
+        raise InputError(
+            f"only {tokenizers['agreement']:.1%} of the token ids of {base.name!r} mean the same in "
+            f"{finetuned.name!r}; give a finetune that keeps the base model's tokenizer."
+        )
+    return tokenizers
+
+
+def transfer(
+    sae: SAE[Any], base: LanguageModel, finetuned: LanguageModel, site: Site, texts: dict[str, Tensor], batch_size: int
+) -> Transferred:
+    """Compare the models on each of `texts`, (n_blocks, context) ids by name; features on the first.
+
+    Raises:
+        InputError: as `check_pair`.
+    """
+    result: dict[str, Any] = {"tokenizer": check_pair(base, finetuned, site)}
+    models = {"base": base, "finetuned": finetuned}
+    densities: dict[str, Tensor] = {}
+    first = next(iter(texts))
+    for text, ids in texts.items():
+        result[text] = {}
+        for which, lm in models.items():
+            evaluation = evaluate(sae, lm, site, ids, batch_size, f"{which} on {text}")
+            result[text][which] = evaluation.metrics
+            if text == first:
+                densities[which] = evaluation.density
+        result[text]["activations"] = activation_similarity(base, finetuned, site, ids, batch_size)
+    features = pd.DataFrame({f"density_{which}": density.numpy() for which, density in densities.items()})
+    features["correlation"] = feature_correlation(sae, base, finetuned, site, texts[first], batch_size).numpy()
+    features.index.name = "feature"
+    return Transferred(result | {"features": summarise(features)}, features)
+
+
+def activation_similarity(
+    base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Mean over text tokens of cos(x, y), ‖x - y‖ and ‖y‖ / ‖x‖, x in the base and y in the finetuned model."""
+    rows = []
+    for x, y in _paired(base, finetuned, site, ids, batch_size, "activations"):
+        cosine = torch.nn.functional.cosine_similarity(x, y, dim=-1)
+        rows.append(torch.stack([cosine, (x - y).norm(dim=-1), y.norm(dim=-1) / x.norm(dim=-1)], dim=-1))
+    cosine, distance, ratio = torch.cat(rows).double().mean(dim=0).tolist()
+    return {"cosine": cosine, "distance": distance, "norm_ratio": ratio}
+
+
+@torch.no_grad()
+def feature_correlation(
+    sae: SAE[Any], base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int
+) -> Tensor:
+    """(d_sae,) Pearson's r of each feature's activations in the two models over the same text tokens."""
+    correlation = Correlation(sae.cfg.d_sae)
+    for x, y in _paired(base, finetuned, site, ids, batch_size, "features"):
+        correlation.add(sae.encode(x), sae.encode(y))
+    return correlation.value()
+
+
+@torch.no_grad()
+def _paired(
+    base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int, what: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tokens, d_in) activations of the same text tokens in both models, a batch of blocks at a time."""
+    with tqdm(total=ids.numel(), desc=what, unit="tok", unit_scale=True) as bar:
+        for batch in torch.split(ids.long(), batch_size):
+            text = base.is_text(batch)
+            x, y = (lm.activations(batch, [site])[site.name][text.to(lm.device)].float() for lm in (base, finetuned))
+            yield x, y
+            bar.update(batch.numel())
+
+
+def summarise(features: pd.DataFrame) -> dict[str, float]:
+    """How many features survive: live in both models, their correlation, and those that fire in one model only."""
+    base, finetuned = features["density_base"], features["density_finetuned"]
+    live = (base >= LIVE) & (finetuned >= LIVE)
+    correlation = features.loc[live, "correlation"].dropna()
+    return {
+        "live_in_both": int(live.sum()),
+        "only_in_base": int(((base > 0) & (finetuned == 0)).sum()),
+        "only_in_finetuned": int(((base == 0) & (finetuned > 0)).sum()),
+        "correlation_mean": float(correlation.mean()) if len(correlation) else 0.0,
+        "correlation_median": float(correlation.median()) if len(correlation) else 0.0,
+        "share_above_0.9": float((correlation > 0.9).mean()) if len(correlation) else 0.0,
+        "share_above_0.5": float((correlation > 0.5).mean()) if len(correlation) else 0.0,
+    }

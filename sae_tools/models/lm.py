@@ -1,0 +1,275 @@
+"""A language model: tokens in, activations at sites out, and text generated with an activation patched.
+
+A plain Hugging Face model with forward hooks. A hook lives only as long as the one forward pass that needs it, so a
+model shared by many callers never carries one caller's patch into another's pass. Knows no SAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from sae_tools.common.errors import InputError
+from sae_tools.models.sites import Site, family_of, locate, norm_after, width
+from sae_tools.models.sources import check_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Replace the activations at `site`, (batch, context, d), by `edit(acts)`."""
+
+    site: Site
+    edit: Callable[[Tensor], Tensor]
+    everywhere: bool = False
+    """Also at special tokens, which otherwise keep their own: they carry norms far from any other token's."""
+
+
+class _AllRead(Exception):  # noqa: N818 - leaves a forward pass, no error
+    pass
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that the machine has.
+
+    Raises:
+        InputError: the machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    absent = device.type == "mps" and not torch.backends.mps.is_available()
+    absent |= device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if absent:
+        raise InputError(f"device is {name!r}, but this machine does not have it; use auto or cpu.")
+    return device
+
+
+class LanguageModel:
+    """A causal language model and its tokenizer, in evaluation mode."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str = "model") -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.family = family_of(self.config.model_type)
+
+    @classmethod
+    def load(
+        cls, name: str, revision: str | None = None, dtype: str = "float32", device: str = "auto"
+    ) -> LanguageModel:
+        """Load a local folder or a Hub id, safetensors only.
+
+        Raises:
+            InputError: no such model, no weights, no tokenizer, or an unsupported family.
+        """
+        check_model(name)
+        try:
+            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+            family_of(config.model_type)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                name,
+                revision=revision,
+                config=config,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            problem = str(error).strip().split("\n")[0].rstrip(".")
+            raise InputError(
+                f"model {name!r} cannot be loaded: {problem}; give a folder written by save_pretrained, or a Hub id."
+            ) from None
+        if absent := sorted(loading["missing_keys"]):
+            # transformers would fill it with random numbers and only log it.
+            raise InputError(f"model {name!r} lacks the weight {absent[0]!r}; save it again with save_pretrained.")
+        return cls(model.to(pick_device(device)), tokenizer, name)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.unembedding.shape[0])
+
+    @property
+    def context_size(self) -> int:
+        """The longest sequence that the model was built for."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 2**31 - 1)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """(d_vocab, d_model)"""
+        return self.model.get_output_embeddings().weight  # type: ignore[operator, no-any-return]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of tokens that stand for no text: begin, end, padding."""
+        return sorted(set(self.tokenizer.all_special_ids))
+
+    def site(self, name: str) -> Site:
+        """The site called `name` in this model."""
+        return locate(name, self.config.model_type, self.n_layers)
+
+    def width(self, site: Site) -> int:
+        """Size of one activation at `site`."""
+        return width(site, self.model)
+
+    def tokens(self, text: str) -> Tensor:
+        """(1, n) ids of `text`, after the begin-of-sequence token where the tokenizer has one."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return torch.tensor([[*begin, *ids]], dtype=torch.long, device=self.device)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, such that all joined are the decoded text.
+
+        A character spread over several byte tokens stands at its last one; the ones before are empty.
+        """
+        pieces: list[str] = []
+        done = ""
+        for end in range(1, len(ids) + 1):
+            text = self.tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            whole = end == len(ids) or not text.endswith("\ufffd")
+            pieces.append(text[len(done) :] if whole else "")
+            done = text if whole else done
+        return pieces
+
+    def is_text(self, ids: Tensor) -> Tensor:
+        """Boolean mask, shaped as `ids`: true where a token is not a special one."""
+        return ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device, dtype=ids.dtype))
+
+    @torch.no_grad()
+    def activations(self, ids: Tensor, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """Activations (batch, context, d) at each site of (batch, context) ids; the pass ends at the deepest site."""
+        found: dict[str, Tensor] = {}
+
+        def keep(site: Site) -> Callable[[Tensor], Tensor]:
+            def edit(acts: Tensor) -> Tensor:
+                found[site.name] = acts
+                if len(found) == len(sites):
+                    raise _AllRead
+                return acts
+
+            return edit
+
+        with ExitStack() as hooks:
+            for site in sites:
+                hooks.enter_context(_hooked(self.model, Patch(site, keep(site))))
+            with suppress(_AllRead):
+                self.model(ids.to(self.device), use_cache=False)
+        return found
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, patch: Patch | None = None) -> Tensor:
+        """(batch, context, d_vocab) next-token logits, patched if asked."""
+        return self._forward(ids, patch)[0]
+
+    @torch.no_grad()
+    def generate(
+        self, ids: Tensor, max_new_tokens: int, temperature: float = 1.0, seed: int = 0, patch: Patch | None = None
+    ) -> Iterator[int]:
+        """Sample one token after another from (1, n) ids, until an end token, the limit or the model's context.
+
+        Temperature 0 takes the most likely token. Equal seeds use equal random numbers, so that two runs differ
+        only where their probabilities do.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        cache, step = None, ids
+        for _ in range(min(max_new_tokens, self.context_size - ids.shape[1])):
+            logits, cache = self._forward(step, patch, cache)
+            token = _sample(logits[0, -1], temperature, generator)
+            if token == self.tokenizer.eos_token_id:
+                return
+            yield token
+            step = torch.tensor([[token]], device=self.device)
+
+    def _forward(self, ids: Tensor, patch: Patch | None, cache: Any = None) -> tuple[Tensor, Any]:
+        ids = ids.to(self.device)
+        with ExitStack() as hooks:
+            if patch is not None:
+                hooks.enter_context(_hooked(self.model, patch, None if patch.everywhere else self.is_text(ids)))
+            out = self.model(ids, past_key_values=cache, use_cache=True)
+        return out.logits, out.past_key_values
+
+    @torch.no_grad()
+    def logit_effects(self, site: Site, directions: Tensor) -> Tensor:
+        """(n, d_vocab) direct effect on the logits of adding each of (n, d) directions at `site`.
+
+        The direction's way to the residual stream (the linear map after an MLP's or the heads' activations), the
+        final norm's weights, then the unembedding: W_U · (γ ∘ d). The norm's own scaling is left out, it only
+        multiplies all of them.
+        """
+        directions = directions.to(self.device, self.unembedding.dtype)
+        if site.reads_linear:
+            linear = self.model.get_submodule(site.path)
+            weight = self.model.get_parameter(f"{site.path}.weight")
+            directions = directions @ (weight.T if isinstance(linear, nn.Linear) else weight)
+            if (norm := norm_after(site, self.family)) is not None:
+                directions = directions * _gamma(self.model.get_submodule(norm), directions)
+        final_norm = self.model.get_submodule(self.family.final_norm)
+        if isinstance(final_norm, nn.LayerNorm):
+            directions = directions - directions.mean(dim=-1, keepdim=True)
+        effects: Tensor = (directions * _gamma(final_norm, directions)) @ self.unembedding.T
+        return effects
+
+
+def _gamma(norm: nn.Module, like: Tensor) -> Tensor:
+    """(d,) a norm's weights, however its family stores them (Gemma adds 1): ±1 passes its scaling unchanged."""
+    probe = torch.ones_like(like[0])
+    probe[1::2] = -1
+    gamma: Tensor = (norm(probe) - norm(torch.zeros_like(probe))) / probe
+    return gamma
+
+
+def _sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.float().cpu() / temperature, dim=-1)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+@contextmanager
+def _hooked(model: nn.Module, patch: Patch, where: Tensor | None = None) -> Iterator[None]:
+    """Pass the activations at a site through `patch.edit` while the block lasts, at positions `where` is true."""
+
+    def edit(acts: Tensor) -> Tensor:
+        edited = patch.edit(acts)
+        return edited if where is None else torch.where(where[..., None], edited, acts)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (edit(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+    def after(_: nn.Module, __: Any, output: Any) -> Any:
+        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+    module = model.get_submodule(patch.site.path)
+    if patch.site.side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,108 @@
+"""Where models and texts come from: a local path or a Hub id, told apart and checked before anything is read.
+
+Imports nothing slow: a wrong path is refused at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sae_tools.common.errors import InputError, SettingError
+from sae_tools.common.settings import Dataset
+
+BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
+COMPRESSIONS = (".gz", ".zst", ".xz")
+
+
+def looks_local(name: str) -> bool:
+    """Whether `name` can't be a Hub id (`name` or `owner/name`), or stands in a folder that exists here."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+
+
+def check_model(name: str) -> dict[str, Any] | None:
+    """The configuration of a local model, or `None` for a Hub id, which only the Hub can check.
+
+    Raises:
+        InputError: no such folder, or one without a model, its weights or its tokenizer.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if looks_local(name):
+            raise InputError(
+                f"model folder {name!r} does not exist; "
+                "give an existing folder, or a Hub id such as EleutherAI/pythia-70m."
+            )
+        return None
+    if not (folder / "config.json").is_file():
+        what = "a tokenizer without the model" if (folder / "tokenizer.json").is_file() else "no model"
+        raise InputError(f"{name!r} holds {what}: config.json is missing; give a folder written by save_pretrained.")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{name!r} holds no weights: no .safetensors file is there; save the model with save_pretrained."
+        )
+    if not any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            f"{name!r} holds a model without its tokenizer; save the tokenizer there with save_pretrained."
+        )
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except ValueError:
+        raise InputError(f"{name + '/config.json'!r} is not JSON; give a folder written by save_pretrained.") from None
+
+
+def n_layers(config: dict[str, Any]) -> int:
+    """Number of blocks, by whichever name a family's config.json gives it."""
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        if key in config:
+            return int(config[key])
+    raise InputError(
+        "config.json does not say how many layers the model has; give a folder written by save_pretrained."
+    )
+
+
+def check_context(dataset: Dataset, where: str, model: str, config: dict[str, Any]) -> None:
+    """Refuse blocks longer than the model can read.
+
+    Raises:
+        SettingError: naming the setting and the limit.
+    """
+    limit = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(limit, int) and dataset.context_size > limit:
+        raise SettingError(
+            f"{where}.context_size is {dataset.context_size}, but {model!r} reads at most {limit} tokens; lower it."
+        )
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse a file that is missing, of an unknown kind, or certain to hold too little text, without reading it.
+
+    Raises:
+        InputError: naming the path and the remedy.
+    """
+    path = Path(dataset.path)
+    if not path.is_file():
+        if path.suffix in (*BUILDERS, *COMPRESSIONS) or looks_local(dataset.path):
+            raise InputError(
+                f"dataset file {dataset.path!r} does not exist; "
+                "give an existing file, or a Hub id such as NeelNanda/pile-10k."
+            )
+        return
+    if builder(path) is None:
+        raise InputError(f"dataset file {dataset.path!r} is of an unknown kind; use one of: {', '.join(BUILDERS)}.")
+    size, need = path.stat().st_size, dataset.n_tokens + dataset.held_out_tokens
+    if size == 0:
+        raise InputError(f"dataset file {dataset.path!r} is empty; give a file with text.")
+    plain = path.suffix in (".jsonl", ".json", ".csv", ".txt")
+    if plain and size < need:  # a token is at least a byte
+        raise InputError(
+            f"dataset file {dataset.path!r} has {size:,} bytes, too few for {need:,} tokens; "
+            "lower dataset.n_tokens and dataset.held_out_tokens, or give more text."
+        )
+
+
+def builder(path: Path) -> str | None:
+    """The name under which the `datasets` library reads such a file."""
+    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSIONS]
+    return BUILDERS.get(suffixes[-1]) if suffixes else None

@@ -1,0 +1,81 @@
+"""A training step's loss and gradients: those of SAELens' `training_forward_pass`, at the cost of few latents.
+
+The sparse rules cover TopK, BatchTopK, Matryoshka, AbsTopK, JumpReLU and ReLU + L1. A class of SAELens' registry that
+changes one of their formulas, every other architecture, and a batch on which many latents fire go through SAELens' own
+forward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sae_tools.saes import TrainingSAE, TrainStepInput, formulas_of
+from sae_tools.training.relu_step import jump_relu_step, relu_step
+from sae_tools.training.step_result import Result
+from sae_tools.training.topk_step import top_k_step
+
+logger = logging.getLogger(__name__)
+
+
+Rule = Callable[[TrainingSAE[Any], Tensor, TrainStepInput, torch.dtype], Result | None]
+RULES: dict[str | None, Rule] = {
+    "topk": top_k_step,
+    "abstopk": top_k_step,
+    "batchtopk": top_k_step,
+    "matryoshka_batchtopk": top_k_step,
+    "standard": relu_step,
+    "jumprelu": jump_relu_step,
+}
+"""By the architecture whose formulas an SAE's class has."""
+
+
+class Stepper:
+    """Loss and gradients of one SAE; `parameters` are what an optimizer has to change, by name."""
+
+    def __init__(self, sae: TrainingSAE[Any], dtype: torch.dtype) -> None:
+        self.sae, self.dtype = sae, dtype
+        self.rule = RULES.get(formulas_of(sae))
+        self.parameters: dict[str, nn.Parameter] = dict(sae.named_parameters())
+        self.sparse: bool | None = None
+        self.told: set[bool] = set()
+        if self.rule is not None:
+            # A latent's encoder weights must be a row. Same numbers, same memory: the SAE sees the transposed view.
+            rows = nn.Parameter(sae.W_enc.data.T.contiguous())
+            sae.W_enc.data = rows.data.T
+            self.parameters["W_enc"] = rows
+
+    def __call__(self, inputs: TrainStepInput) -> Result:
+        """Do the step of `inputs`, and leave the gradients in `parameters`."""
+        result = self.rule(self.sae, self.parameters["W_enc"], inputs, self.dtype) if self.rule else None
+        self._tell(result is not None)
+        if result is not None:
+            torch.autograd.backward(result.loss)
+            return result
+        result = _saelens(self.sae, inputs, self.dtype)
+        torch.autograd.backward(result.loss)
+        if self.rule is not None:
+            assert self.sae.W_enc.grad is not None
+            self.parameters["W_enc"].grad, self.sae.W_enc.grad = self.sae.W_enc.grad.T.contiguous(), None
+        return result
+
+    def _tell(self, sparse: bool) -> None:
+        if sparse not in self.told:
+            kind = "sparse products" if sparse else "SAELens' dense forward pass"
+            logger.info("%s: %s", self.sae.cfg.architecture(), kind)
+            self.told.add(sparse)
+        self.sparse = sparse
+
+
+def _saelens(sae: TrainingSAE[Any], inputs: TrainStepInput, dtype: torch.dtype) -> Result:
+    device = inputs.sae_in.device.type
+    with torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext():
+        out = sae.training_forward_pass(inputs)
+    with torch.no_grad():
+        on = out.feature_acts != 0
+        return Result(out.loss, dict(out.losses), out.sae_out.float(), on.any(0), on.sum(-1).float().mean())

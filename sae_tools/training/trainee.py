@@ -1,0 +1,122 @@
+"""One SAE in training: its weights, Adam's moments, and for how long each latent has been silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_tools import saes
+from sae_tools.common import distributed
+from sae_tools.common.draws import generator
+from sae_tools.common.errors import WorkbenchError
+from sae_tools.common.settings import Recipe
+from sae_tools.saes import TrainStepInput
+from sae_tools.training.resample import resample
+from sae_tools.training.step_result import Result
+from sae_tools.training.steps import Stepper
+
+
+def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
+    """Share of `recipe.lr` at `step`: linear warm-up, constant, linear decay to 0 (SAELens' trapezoid)."""
+    up = min(1.0, (step + 1) / recipe.lr_warm_up_steps) if recipe.lr_warm_up_steps else 1.0
+    down = min(1.0, (n_steps - step) / recipe.lr_decay_steps) if recipe.lr_decay_steps else 1.0
+    return min(up, down)
+
+
+class Trainee:
+    """An SAE, and all that changes while it trains."""
+
+    def __init__(
+        self, recipe: Recipe, seed: int, d_in: int, metadata: dict[str, Any], device: str, dtype: torch.dtype
+    ) -> None:
+        options = recipe.architecture_options
+        self.recipe, self.seed = recipe, seed
+        self.sae = saes.build(recipe.architecture, d_in, recipe.d_sae, options, metadata, seed, device).train()
+        self.stepper = Stepper(self.sae, dtype)
+        self.parameters = self.stepper.parameters
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
+        self.silent = torch.zeros(recipe.d_sae, dtype=torch.long, device=device)
+        """(d_sae,) tokens since each latent fired."""
+
+    @property
+    def dead(self) -> Tensor:
+        """(d_sae,) which latents count as dead."""
+        return self.silent >= self.recipe.dead_after_tokens
+
+    def step(self, rows: Tensor, step: int, n_steps: int) -> Result:
+        """Learn from this process's rows (batch / processes, d_in) of the batch of `step`.
+
+        Raises:
+            WorkbenchError: loss or gradient is not finite; no weight, moment or count was changed then.
+        """
+        if hasattr(self.sae, "before_step"):
+            self.sae.before_step(step, n_steps)
+        result = self.stepper(TrainStepInput(rows, saes.coefficients(self.sae, step), self.dead, step, False))
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        distributed.average_(gradients)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
+        _refuse_not_finite(result, rows, norm, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * learning_rate(step, n_steps, self.recipe)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        fired = distributed.greatest_(result.fired.to(torch.uint8)).bool()
+        self.silent = torch.where(fired, 0, self.silent + len(rows) * distributed.world())
+        every = self.recipe.resample_every
+        # In the first half only: what is resampled late does not settle before the learning rate falls.
+        if every and 0 < step + 1 <= n_steps // 2 and (step + 1) % every == 0:
+            self._resample(rows, result.sae_out.detach(), step)
+        return result
+
+    def _resample(self, rows: Tensor, sae_out: Tensor, step: int) -> None:
+        dead, draw = self.dead, generator(self.seed, step)
+        rows, sae_out = distributed.gathered(rows), distributed.gathered(sae_out)
+        resample(self.sae, self.parameters, self.optimizer, rows, sae_out, dead, draw)
+        self.silent[dead] = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `restore` needs to go on as if never interrupted."""
+        state: dict[str, Tensor] = {"silent": self.silent}
+        for name, parameter in self.parameters.items():
+            state[f"weights.{name}"] = parameter.data
+            for key, value in self.optimizer.state[parameter].items():
+                state[f"adam.{name}.{key}"] = value
+        state |= {f"buffers.{name}": buffer for name, buffer in self.sae.named_buffers()}
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `tensors` gave."""
+        self.silent = state["silent"].to(self.silent.device)
+        buffers = dict(self.sae.named_buffers())
+        for key, value in state.items():
+            kind, _, rest = key.partition(".")
+            if kind == "weights":
+                self.parameters[rest].data.copy_(value)
+            elif kind == "buffers":
+                buffers[rest].copy_(value)
+            elif kind == "adam":
+                name, _, moment = rest.rpartition(".")
+                parameter = self.parameters[name]
+                self.optimizer.state[parameter][moment] = value.to(parameter.device)
+
+    def finished(self, scale: float) -> saes.TrainingSAE[Any]:
+        """The SAE for rows that are not multiplied by `scale`, its weights laid out as SAELens has them."""
+        for parameter in self.sae.parameters():
+            parameter.data = parameter.data.contiguous()
+        if scale != 1.0:
+            self.sae.fold_activation_norm_scaling_factor(scale)
+        return self.sae
+
+
+def _refuse_not_finite(result: Result, rows: Tensor, norm: Tensor, step: int) -> None:
+    if bool(torch.isfinite(result.loss) & torch.isfinite(norm)):
+        return
+    bad = ~(torch.isfinite(rows).all(-1) & torch.isfinite(result.sae_out).all(-1))
+    ids = [int(i) + distributed.rank() * len(rows) for i in bad.nonzero().flatten()[:5]]
+    where = f"rows {ids} of the batch are to blame" if ids else "no single row is to blame"
+    raise WorkbenchError(
+        f"at step {step} the loss is {float(result.loss.detach()):g} and the gradient's norm {float(norm):g}; {where}. "
+        "The last checkpoint is kept; lower lr, or look for bad activations."
+    )

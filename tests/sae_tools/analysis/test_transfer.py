@@ -1,0 +1,184 @@
+"""Two identical models transfer perfectly; what differs is measured as numpy would."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from sae_tools.analysis.evaluate import evaluate
+from sae_tools.analysis.transfer import (
+    activation_similarity,
+    check_pair,
+    compare_tokenizers,
+    feature_correlation,
+    summarise,
+    transfer,
+)
+from sae_tools.common.errors import InputError
+from sae_tools.models.lm import LanguageModel
+from tests.conftest import TinyLM, random_sae
+
+SITE = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def finetuned(tiny_lm: TinyLM) -> LanguageModel:
+    """The base model with every weight moved a little."""
+    base = tiny_lm("llama")
+    model = copy.deepcopy(base.model)
+    chance = torch.Generator().manual_seed(8)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=0.02)
+    return LanguageModel(model, base.tokenizer, "finetuned")
+
+
+def test_identical_models_transfer_perfectly(tiny_lm: TinyLM, ids: Tensor) -> None:
+    base = tiny_lm("llama")
+    twin = LanguageModel.load(base.name, device="cpu")
+    result = transfer(random_sae("topk"), base, twin, base.site(SITE), {"text": ids, "other": ids[:1]}, 2)
+    for text in ("text", "other"):
+        found = result.metrics[text]
+        assert found["base"] == found["finetuned"]
+        assert found["activations"] == pytest.approx({"cosine": 1, "distance": 0, "norm_ratio": 1}, abs=1e-6)
+    assert result.metrics["tokenizer"]["agreement"] == 1
+    table = result.features
+    fires = table["density_base"] > 0
+    assert (table["density_base"] == table["density_finetuned"]).all()
+    np.testing.assert_allclose(table.loc[fires, "correlation"], 1, rtol=1e-6)
+    assert table.loc[~fires, "correlation"].isna().all()
+    assert result.metrics["features"]["live_in_both"] == fires.sum() > 0
+    assert result.metrics["features"]["correlation_mean"] == pytest.approx(1)
+    assert result.metrics["features"]["share_above_0.9"] == 1
+
+
+def rows_of(lm: LanguageModel, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        hidden: Tensor = lm.model(ids, output_hidden_states=True).hidden_states[2]
+    return hidden[(ids != 0) & (ids != 1)]
+
+
+def test_the_metrics_are_those_of_evaluate_on_each_model(
+    tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor
+) -> None:
+    base, sae = tiny_lm("llama"), random_sae("standard")
+    site = base.site(SITE)
+    result = transfer(sae, base, finetuned, site, {"a": ids[:2], "b": ids[2:]}, 2)
+    for text, part in {"a": ids[:2], "b": ids[2:]}.items():
+        for which, lm in {"base": base, "finetuned": finetuned}.items():
+            expected = evaluate(sae, lm, site, part, 2)
+            assert result.metrics[text][which] == pytest.approx(expected.metrics)
+            if text == "a":  # features are counted on the first text
+                np.testing.assert_allclose(result.features[f"density_{which}"], expected.density)
+    assert result.metrics["a"]["base"] != result.metrics["a"]["finetuned"]
+
+
+def test_activations_are_compared_token_by_token(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
+    base = tiny_lm("llama")
+    x, y = (rows_of(lm, ids).double().numpy() for lm in (base, finetuned))
+    norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    expected = {
+        "cosine": ((x * y).sum(axis=1) / norms[0] / norms[1]).mean(),
+        "distance": np.linalg.norm(x - y, axis=1).mean(),
+        "norm_ratio": (norms[1] / norms[0]).mean(),
+    }
+    found = activation_similarity(base, finetuned, base.site(SITE), ids, 2)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found["cosine"] < 0.999
+
+
+def test_feature_correlation_equals_numpy_s(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
+    base, sae = tiny_lm("llama"), random_sae("standard")
+    f, g = (sae.encode(rows_of(lm, ids)).detach().double().numpy() for lm in (base, finetuned))
+    found = feature_correlation(sae, base, finetuned, base.site(SITE), ids, 1).numpy()
+    for j in range(64):
+        if f[:, j].std() > 1e-5 and g[:, j].std() > 1e-5:
+            assert found[j] == pytest.approx(np.corrcoef(f[:, j], g[:, j])[0, 1], abs=1e-4), j
+        elif not f[:, j].any() or not g[:, j].any():
+            assert math.isnan(found[j])
+    assert np.nanmin(found) < 0.99
+
+
+def test_tokenizers_are_compared_token_by_token() -> None:
+    base = {"a": 0, "b": 1, "c": 2, "d": 3}
+    assert compare_tokenizers(base, {"a": 0, "b": 2, "c": 1, "e": 3, "f": 4}) == {
+        "size_base": 4,
+        "size_finetuned": 5,
+        "only_base": 1,
+        "only_finetuned": 2,
+        "moved": 2,
+        "agreement": 0.25,
+    }
+    assert compare_tokenizers(base, base | {"new": 4})["agreement"] == 1
+
+
+def test_another_tokenizer_is_refused(
+    tiny_lm: TinyLM, tokenizer: PreTrainedTokenizerFast, finetuned: LanguageModel
+) -> None:
+    base = tiny_lm("llama")
+
+    class Shifted(PreTrainedTokenizerFast):  # type: ignore[misc]
+        def get_vocab(self) -> dict[str, int]:
+            vocab = super().get_vocab()
+            return {token: (i + 1) % len(vocab) for token, i in vocab.items()}
+
+    other = Shifted(tokenizer_object=tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>")
+    with pytest.raises(InputError, match=r"only 0.0% of the token ids of .* mean the same in 'other'"):
+        check_pair(base, LanguageModel(finetuned.model, other, "other"), base.site(SITE))
+
+
+def test_added_tokens_are_no_hindrance(tiny_lm: TinyLM, finetuned: LanguageModel) -> None:
+    base = tiny_lm("llama")
+    more = copy.deepcopy(base.tokenizer)
+    more.add_tokens(["<chat>", "</chat>"])
+    found = check_pair(base, LanguageModel(finetuned.model, more, "chat"), base.site(SITE))
+    assert (found["agreement"], found["only_finetuned"]) == (1, 2)
+
+
+def test_a_model_of_another_family_is_refused(tiny_lm: TinyLM) -> None:
+    base, other = tiny_lm("llama"), tiny_lm("gpt2")
+    with pytest.raises(InputError, match=r"give a finetune of the base model"):
+        check_pair(base, other, base.site("blocks.1.mlp.hook_post"))
+
+
+def test_a_model_of_another_width_is_refused(tiny_lm: TinyLM) -> None:
+    base = tiny_lm("llama")
+    config = copy.deepcopy(base.config)
+    config.intermediate_size = 40
+    wider = LanguageModel(AutoModelForCausalLM.from_config(config), base.tokenizer, "wider")
+    with pytest.raises(InputError, match=r"'wider' has activations of width 40 at blocks.1.mlp.hook_post, .* has 48"):
+        check_pair(base, wider, base.site("blocks.1.mlp.hook_post"))
+    check_pair(base, wider, base.site(SITE))
+
+
+def test_the_summary_counts_features() -> None:
+    nan = float("nan")
+    table = pd.DataFrame(
+        {
+            "density_base": [0.1, 0.2, 0.3, 0.0, 0.5, 0.0, 1e-6],
+            "density_finetuned": [0.1, 0.1, 0.1, 0.2, 0.0, 0.0, 0.1],
+            "correlation": [0.95, 0.6, 0.1, nan, nan, nan, 0.9],
+        }
+    )
+    assert summarise(table) == pytest.approx(
+        {
+            "live_in_both": 3,
+            "only_in_base": 1,
+            "only_in_finetuned": 1,
+            "correlation_mean": 0.55,
+            "correlation_median": 0.6,
+            "share_above_0.9": 1 / 3,
+            "share_above_0.5": 2 / 3,
+        }
+    )
+
+
+def test_the_summary_of_nothing_is_finite() -> None:
+    table = pd.DataFrame({"density_base": [0.0], "density_finetuned": [0.0], "correlation": [float("nan")]})
+    assert all(math.isfinite(value) for value in summarise(table).values())

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from demo.render import chip, escape, isolated, note, number, share, strip
 from demo.workbench import Firing, Opened, Reading
-from sae_tools.analysis.features import Example
+from sae_tools.analysis.examples import Example
 
 DENSE = 0.1
 ROWS = 20

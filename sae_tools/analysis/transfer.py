@@ -8,7 +8,7 @@ features      Pearson's r of each feature's activations in base and finetuned mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_tools.analysis.evaluate import evaluate
+from sae_tools.analysis.evaluate import Evaluator
 from sae_tools.common.errors import InputError
-from sae_tools.metrics import Correlation
+from sae_tools.metrics import Correlation, Means
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
@@ -86,58 +86,40 @@ def transfer(
     Raises:
         InputError: as `check_pair`.
     """
-    result: dict[str, Any] = {"tokenizer": check_pair(base, finetuned, site)}
-    models = {"base": base, "finetuned": finetuned}
-    densities: dict[str, Tensor] = {}
-    first = next(iter(texts))
+    tokenizers = check_pair(base, finetuned, site)
+    evaluations, tables = {}, []
     for text, ids in texts.items():
-        result[text] = {}
-        for which, lm in models.items():
-            evaluation = evaluate(sae, lm, site, ids, batch_size, f"{which} on {text}")
-            result[text][which] = evaluation.metrics
-            if text == first:
-                densities[which] = evaluation.density
-        result[text]["activations"] = activation_similarity(base, finetuned, site, ids, batch_size)
-    features = pd.DataFrame({f"density_{which}": density.numpy() for which, density in densities.items()})
-    features["correlation"] = feature_correlation(sae, base, finetuned, site, texts[first], batch_size).numpy()
-    features.index.name = "feature"
-    return Transferred(result | {"features": summarise(features)}, features)
+        pair = {"base": Evaluator(sae, base, site), "finetuned": Evaluator(sae, finetuned, site)}
+        similarities, correlation = _read(pair["base"], pair["finetuned"], torch.split(ids, batch_size), text)
+        found = {which: evaluator.result() for which, evaluator in pair.items()}
+        evaluations[text] = {which: evaluation.metrics for which, evaluation in found.items()}
+        evaluations[text]["activations"] = similarities.mean()
+        table = pd.DataFrame({f"density_{which}": evaluation.density.numpy() for which, evaluation in found.items()})
+        tables.append(table.assign(correlation=correlation.value().numpy()).rename_axis("feature"))
+    metrics = {"tokenizer": tokenizers, "features": summarise(tables[0]), **evaluations}
+    return Transferred(metrics, tables[0])
 
 
-def activation_similarity(
-    base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int
-) -> dict[str, float]:
-    """Mean over text tokens of cos(x, y), ‖x - y‖ and ‖y‖ / ‖x‖, x in the base and y in the finetuned model."""
-    rows = []
-    for x, y in _paired(base, finetuned, site, ids, batch_size, "activations"):
-        cosine = torch.nn.functional.cosine_similarity(x, y, dim=-1)
-        rows.append(torch.stack([cosine, (x - y).norm(dim=-1), y.norm(dim=-1) / x.norm(dim=-1)], dim=-1))
-    cosine, distance, ratio = torch.cat(rows).double().mean(dim=0).tolist()
-    return {"cosine": cosine, "distance": distance, "norm_ratio": ratio}
+def _read(base: Evaluator, finetuned: Evaluator, batches: Sequence[Tensor], what: str) -> tuple[Means, Correlation]:
+    """Take batches of ids into both; how alike their activations are on average, and their features token by token."""
+    similarities, correlation = Means(), Correlation(base.sae.cfg.d_sae)
+    with tqdm(total=2 * sum(batch.numel() for batch in batches), desc=what, unit="tok", unit_scale=True) as bar:
+        for batch in batches:
+            one, other = base.add(batch), finetuned.add(batch)
+            (x, f), (y, g) = one.at(other.text), other.at(one.text)
+            similarities.add(similarity(x, y))
+            correlation.add(f, g)
+            bar.update(2 * batch.numel())
+    return similarities, correlation
 
 
-@torch.no_grad()
-def feature_correlation(
-    sae: SAE[Any], base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int
-) -> Tensor:
-    """(d_sae,) Pearson's r of each feature's activations in the two models over the same text tokens."""
-    correlation = Correlation(sae.cfg.d_sae)
-    for x, y in _paired(base, finetuned, site, ids, batch_size, "features"):
-        correlation.add(sae.encode(x), sae.encode(y))
-    return correlation.value()
-
-
-@torch.no_grad()
-def _paired(
-    base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int, what: str
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(tokens, d_in) activations of the same text tokens in both models, a batch of blocks at a time."""
-    with tqdm(total=ids.numel(), desc=what, unit="tok", unit_scale=True) as bar:
-        for batch in torch.split(ids.long(), batch_size):
-            text = base.is_text(batch)
-            x, y = (lm.activations(batch, [site])[site.name][text.to(lm.device)].float() for lm in (base, finetuned))
-            yield x, y
-            bar.update(batch.numel())
+def similarity(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """cos(x, y), ‖x - y‖ and ‖y‖ / ‖x‖ of (tokens, d) activations, x in the base and y in the finetuned model."""
+    return {
+        "cosine": torch.nn.functional.cosine_similarity(x, y, dim=-1),
+        "distance": (x - y).norm(dim=-1),
+        "norm_ratio": y.norm(dim=-1) / x.norm(dim=-1),
+    }
 
 
 def summarise(features: pd.DataFrame) -> dict[str, float]:

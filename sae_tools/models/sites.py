@@ -76,6 +76,11 @@ class Site:
     side: Literal["input", "output"]
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the site is the whole residual stream: what follows then depends on nothing else."""
+        return self.kind in ("hook_resid_pre", "hook_resid_post")
+
+    @property
     def reads_linear(self) -> bool:
         """Whether the site is the input of a linear map that writes to the residual stream."""
         return self.kind in ("mlp.hook_post", "attn.hook_z")

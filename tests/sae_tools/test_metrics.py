@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sae_tools import metrics
@@ -80,20 +81,40 @@ def test_per_token_metrics_by_hand() -> None:
         torch.testing.assert_close(values[name], torch.tensor(value, dtype=torch.float32), msg=name)
 
 
-def test_cross_entropy_of_known_probabilities() -> None:
+def test_cross_entropy_and_divergence_of_known_probabilities() -> None:
     p = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1 / 3, 1 / 3, 1 / 3]]])
-    losses = metrics.cross_entropy(p.log() + 7, torch.tensor([[0, 1, 2]]))  # a shift of logits changes nothing
-    torch.testing.assert_close(losses, -torch.tensor([[0.25, 0.1]]).log())
+    q = p[:, :, [1, 0, 2]]
+    ids = torch.tensor([[0, 1, 2]])
+    others = {"q": q.log() - 5, "same": p.log()}
+    clean, found = metrics.losses(ids, p.log() + 7, others)  # a shift of logits changes nothing
+    torch.testing.assert_close(clean, -torch.tensor([[0.25, 0.1]]).log())
+    torch.testing.assert_close(found["q"][0], -torch.tensor([[0.5, 0.1]]).log())
+    # The other way round, Σ q log(q / p), the second would be another number.
+    expected = [0.5 * math.log(2) + 0.25 * math.log(0.5), 0.1 * math.log(1 / 8) + 0.8 * math.log(8), 0.0]
+    torch.testing.assert_close(found["q"][1], torch.tensor([expected]))
+    torch.testing.assert_close(found["same"], (clean, torch.zeros(1, 3)), atol=1e-6, rtol=0)
 
 
-def test_kl_divergence_of_known_probabilities() -> None:
-    p, q = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.5, 0.25])
-    expected = 0.5 * math.log(2) + 0.25 * math.log(0.5)
-    assert metrics.kl_divergence(p.log() + 3, q.log() - 5).item() == pytest.approx(expected)
-    assert metrics.kl_divergence(p.log(), p.log()).item() == 0
-    r = torch.tensor([0.9, 0.05, 0.05])
-    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.25 / 0.05)  # the other way round it is another number
-    assert metrics.kl_divergence(p.log(), r.log()).item() == pytest.approx(expected)
+@pytest.mark.parametrize("at_once", [1, 300, 2**20])
+def test_losses_equal_pytorch_s_however_they_are_cut(
+    chance: torch.Generator, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
+    logits, other = (4 * torch.randn(3, 7, 50, generator=chance) for _ in range(2))
+    shared = torch.randn(1, 7, 50, generator=chance)
+    ids = torch.randint(50, (3, 7), generator=chance)
+    clean, found = metrics.losses(ids, logits.bfloat16(), {"other": other, "shared": shared})
+    log_p = logits.bfloat16().double().log_softmax(-1)
+
+    def crossed(log_q: Tensor) -> Tensor:
+        return F.nll_loss(log_q[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(3, 6).float()
+
+    torch.testing.assert_close(clean, crossed(log_p))
+    for name, q in {"other": other, "shared": shared.expand(3, -1, -1)}.items():
+        log_q = q.double().log_softmax(-1)
+        torch.testing.assert_close(found[name][0], crossed(log_q))
+        expected = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1).float()
+        torch.testing.assert_close(found[name][1], expected)
 
 
 def test_scores() -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from sae_tools import saes
-from sae_tools.analysis.features import BANDS, FeatureStore, describe, find_firings, label, neighbours, pick_examples
+from sae_tools.analysis.examples import BANDS, pick_examples
+from sae_tools.analysis.features import FeatureStore, describe, labels, neighbours
+from sae_tools.analysis.firings import Firings, find_firings
 from sae_tools.common.artifacts import new_folder
 from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Features
@@ -183,26 +185,61 @@ def test_no_more_neighbours_than_there_are(d_sae: int, n: int) -> None:
     assert neighbours(torch.randn(d_sae, 4), n)["neighbours"].shape == (d_sae, min(n, d_sae - 1))
 
 
+def firings_of(*features: tuple[list[int], list[float]], n_tokens: int = 12) -> Firings:
+    tokens, values = ([part for feature in features for part in feature[i]] for i in range(2))
+    starts = np.cumsum([0, *(len(feature[0]) for feature in features)])
+    return Firings(np.array(tokens, np.int32), np.array(values, np.float32), starts, n_tokens)
+
+
 def test_the_label_is_the_tokens_with_most_activation_in_sum(lm: LanguageModel) -> None:
     a, b, c, d = (int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
-    ids, values = np.array([a, b, a, c, d, b, b]), np.array([1.0, 2, 1, 5, 0.5, 2, 0.5])
-    assert label(ids, values, lm) == "c · b · a"
-    assert label(np.array([], int), np.array([]), lm) == ""
+    ids = np.array([a, b, a, c, d, b, b])
+    firings = firings_of(([], []), (list(range(7)), [1.0, 2, 1, 5, 0.5, 2, 0.5]), ([], []), ([1, 5], [1.0, 9.0]))
+    assert labels(firings, ids, lm) == ["", "c · b · a", "", "b"]
+    assert labels(firings_of(([], [])), ids, lm) == [""]
+
+
+def test_of_equal_tokens_each_is_named_once(lm: LanguageModel) -> None:
+    a, b, c, d = sorted(int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
+    words = [lm.tokenizer.decode([i]).strip() for i in (a, b, c)]
+    assert labels(firings_of(([0, 1, 2, 3], [1.0] * 4)), np.array([b, a, d, c]), lm) == [" · ".join(words)]
 
 
 def test_a_label_shows_white_space(lm: LanguageModel) -> None:
     newline, space = (int(lm.tokenizer.encode(text, add_special_tokens=False)[0]) for text in ("\n", " "))
-    assert label(np.array([newline, space]), np.array([2.0, 1.0]), lm) == "⏎ · ␣"
+    assert labels(firings_of(([0, 1], [2.0, 1.0])), np.array([newline, space]), lm) == ["⏎ · ␣"]
 
 
 def test_examples_at_the_edges_of_a_block_stay_inside() -> None:
-    context = 6
-    token, value = np.array([0, 5, 6, 11]), np.array([1.0, 2, 3, 4], np.float32)
-    examples = list(pick_examples(token, value, np.arange(12), context, CONFIG, 0))
-    top = [(e.activation, e.ids, e.position) for e in examples if e.band == "top"]
-    assert top == [(4, [7, 8, 9, 10, 11], 4), (2, [1, 2, 3, 4, 5], 4)]
-    others = {e.activation: (e.ids, e.position, e.values) for e in examples if e.band != "top"}
-    assert others == {3: ([6, 7, 8], 0, [3, 0, 0]), 1: ([0, 1, 2], 0, [1, 0, 0])}
+    firings = firings_of(([], []), ([0, 5, 6, 11], [1.0, 2, 3, 4]), ([10], [7.0]))
+    examples = pick_examples(firings, np.arange(12), 6, CONFIG)
+    assert examples["feature"].tolist() == [1, 1, 1, 1, 2]
+    shown = [
+        (e.band, e.activation, e.ids.tolist(), e.position, e.values_.tolist())
+        for e in examples.rename(columns={"values": "values_"}).itertuples()
+    ]
+    assert shown == [
+        ("top", 4, [7, 8, 9, 10, 11], 4, [0, 0, 0, 0, 4]),
+        ("top", 2, [1, 2, 3, 4, 5], 4, [0, 0, 0, 0, 2]),
+        ("75–100%", 3, [6, 7, 8], 0, [3, 0, 0]),
+        ("25–50%", 1, [0, 1, 2], 0, [1, 0, 0]),
+        ("top", 7, [6, 7, 8, 9, 10, 11], 4, [0, 0, 0, 0, 7, 0]),
+    ]
+
+
+def test_of_equal_activations_the_earliest_is_shown() -> None:
+    tokens = [0, 1, 6, 13, 14, 18, 25]
+    firings = firings_of((tokens, [1.0, 2, 2, 2, 2, 1, 2]), n_tokens=30)
+    examples = pick_examples(firings, np.arange(30), 6, Features(n_top=3, n_per_band=0, window=4))
+    assert [e.ids[e.position] for e in examples.itertuples()] == [1, 6, 13]
+
+
+def test_draws_are_distinct_and_from_all_over_the_text() -> None:
+    firings = firings_of((list(range(0, 12_000, 2)), [1.0] * 6000), n_tokens=12_000)
+    examples = pick_examples(firings, np.arange(12_000), 6, Features(n_top=1, n_per_band=50, window=1))
+    places = [e.ids[e.position] for e in examples.itertuples() if e.band != "top"]
+    assert len(set(places)) == 50
+    assert (np.histogram(places, 10, (0, 12_000))[0] == 5).all()
 
 
 # --- the store -------------------------------------------------------------------------------------------------------

@@ -13,14 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from sae_tools.analysis.evaluate import evaluate
-from sae_tools.analysis.transfer import (
-    activation_similarity,
-    check_pair,
-    compare_tokenizers,
-    feature_correlation,
-    summarise,
-    transfer,
-)
+from sae_tools.analysis.transfer import check_pair, compare_tokenizers, summarise, transfer
 from sae_tools.common.errors import InputError
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
@@ -88,7 +81,8 @@ def test_activations_are_compared_token_by_token(tiny_lm: TinyLM, finetuned: Lan
         "distance": np.linalg.norm(x - y, axis=1).mean(),
         "norm_ratio": (norms[1] / norms[0]).mean(),
     }
-    found = activation_similarity(base, finetuned, base.site(SITE), ids, 2)
+    result = transfer(random_sae("standard"), base, finetuned, base.site(SITE), {"text": ids}, 2)
+    found = result.metrics["text"]["activations"]
     assert found == pytest.approx(expected, rel=1e-4)
     assert found["cosine"] < 0.999
 
@@ -96,13 +90,30 @@ def test_activations_are_compared_token_by_token(tiny_lm: TinyLM, finetuned: Lan
 def test_feature_correlation_equals_numpy_s(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
     base, sae = tiny_lm("llama"), random_sae("standard")
     f, g = (sae.encode(rows_of(lm, ids)).detach().double().numpy() for lm in (base, finetuned))
-    found = feature_correlation(sae, base, finetuned, base.site(SITE), ids, 1).numpy()
+    found = transfer(sae, base, finetuned, base.site(SITE), {"text": ids, "other": ids[:1]}, 1).features["correlation"]
     for j in range(64):
         if f[:, j].std() > 1e-5 and g[:, j].std() > 1e-5:
             assert found[j] == pytest.approx(np.corrcoef(f[:, j], g[:, j])[0, 1], abs=1e-4), j
         elif not f[:, j].any() or not g[:, j].any():
             assert math.isnan(found[j])
     assert np.nanmin(found) < 0.99
+
+
+def test_a_token_that_is_special_to_one_model_is_left_out_of_the_comparison(
+    tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor
+) -> None:
+    base, sae = tiny_lm("llama"), random_sae("standard")
+    site = base.site(SITE)
+    token = int(ids[0, 5])
+    other = copy.deepcopy(base.tokenizer)
+    other.add_special_tokens({"additional_special_tokens": [base.tokenizer.convert_ids_to_tokens(token)]})
+    assert token in LanguageModel(finetuned.model, other).special_ids
+    found = transfer(sae, base, LanguageModel(finetuned.model, other, "other"), site, {"text": ids}, 2).metrics["text"]
+    assert found["base"]["n_tokens"] - found["finetuned"]["n_tokens"] == (ids == token).sum() > 0
+    kept = (ids[(ids != 0) & (ids != 1)] != token)[:, None]
+    x, y = (rows_of(lm, ids).masked_select(kept).view(-1, 32) for lm in (base, finetuned))
+    expected = torch.nn.functional.cosine_similarity(x, y).mean().item()
+    assert found["activations"]["cosine"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_tokenizers_are_compared_token_by_token() -> None:

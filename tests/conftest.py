@@ -160,10 +160,11 @@ SMALL: dict[str, Any] = {
     "saes": {
         "topk": {
             "architecture": "topk", "d_sae": 512, "k": 16, "training_tokens": 98_304, "batch_size": 1024, "lr": 0.002,
+            "step": "sparse",
         },
         "standard": {
             "architecture": "standard", "d_sae": 512, "l1_coefficient": 1.5, "training_tokens": 98_304,
-            "batch_size": 1024, "lr": 0.002, "normalize_activations": "expected_average_only_in",
+            "batch_size": 1024, "lr": 0.002, "normalize_activations": "expected_average_only_in", "step": "sparse",
         },
     },
     "evaluate": {"n_tokens": 4_096},

@@ -108,6 +108,9 @@ class Recipe:
     product_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the encoder's product (of every product where many latents fire); auto: bfloat16 where it is faster.
     Weights and Adam are always float32."""
+    step: Literal["auto", "sparse", "dense"] = "auto"
+    """How a step is done: from the few latents that fire, or by SAELens' dense pass; auto: the faster of both, which
+    the first steps find out where no measurement tells: on a GPU, and where steps are small."""
     resample_every: Natural = 0
     """Steps after which dead latents of a standard SAE get new directions, in the first half of training; 0: never."""
     seed: Natural = 0

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from sae_tools.common import distributed
 from sae_tools.saes import TrainingSAE, TrainStepInput, formulas_of
+from sae_tools.training.pace import Pace, is_measured, now
 from sae_tools.training.relu_step import jump_relu_step, relu_step
 from sae_tools.training.step_result import Result
 from sae_tools.training.topk_step import top_k_step
@@ -23,6 +25,7 @@ from sae_tools.training.topk_step import top_k_step
 logger = logging.getLogger(__name__)
 
 
+Way = Literal["auto", "sparse", "dense"]
 Rule = Callable[[TrainingSAE[Any], Tensor, TrainStepInput, torch.dtype], Result | None]
 RULES: dict[str | None, Rule] = {
     "topk": top_k_step,
@@ -38,10 +41,11 @@ RULES: dict[str | None, Rule] = {
 class Stepper:
     """Loss and gradients of one SAE; `parameters` are what an optimizer has to change, by name."""
 
-    def __init__(self, sae: TrainingSAE[Any], dtype: torch.dtype) -> None:
-        self.sae, self.dtype = sae, dtype
-        self.rule = RULES.get(formulas_of(sae))
+    def __init__(self, sae: TrainingSAE[Any], dtype: torch.dtype, way: Way = "auto") -> None:
+        self.sae, self.dtype, self.way = sae, dtype, way
+        self.rule = None if way == "dense" else RULES.get(formulas_of(sae))
         self.parameters: dict[str, nn.Parameter] = dict(sae.named_parameters())
+        self.pace: Pace | None = None
         self.sparse: bool | None = None
         self.told: set[bool] = set()
         if self.rule is not None:
@@ -52,11 +56,38 @@ class Stepper:
 
     def __call__(self, inputs: TrainStepInput) -> Result:
         """Do the step of `inputs`, and leave the gradients in `parameters`."""
-        result = self.rule(self.sae, self.parameters["W_enc"], inputs, self.dtype) if self.rule else None
-        self._tell(result is not None)
+        if self.rule is None:
+            return self._dense(inputs)
+        if self.pace is None:
+            self.pace = Pace(True if self._is_known(inputs.sae_in) else None)
+        sparse, on_trial = self.pace.takes_sparse(), self.pace.sparse is None
+        start = now(inputs.sae_in.device) if on_trial else 0.0
+        result = self._sparse(inputs) if sparse else None
+        if sparse and result is None:  # many latents fire
+            return self._dense(inputs)
+        result = result or self._dense(inputs)
+        if on_trial or (not sparse and inputs.n_training_steps % 64 == 0):
+            seconds = now(inputs.sae_in.device) - start
+            self.pace.note(sparse, seconds, float(result.l0) / self.sae.cfg.d_sae)
+        return result
+
+    def _is_known(self, rows: Tensor) -> bool:
+        """Whether the sparse way is taken without a trial."""
+        # Only the sparse BatchTopK chooses from the rows of all processes.
+        needed = distributed.world() > 1 and hasattr(self.sae, "topk_threshold")
+        work = rows.numel() * self.sae.cfg.d_sae
+        return self.way == "sparse" or needed or is_measured(rows.device, work)
+
+    def _sparse(self, inputs: TrainStepInput) -> Result | None:
+        assert self.rule is not None
+        result = self.rule(self.sae, self.parameters["W_enc"], inputs, self.dtype)
         if result is not None:
+            self._tell(sparse=True)
             torch.autograd.backward(result.loss)
-            return result
+        return result
+
+    def _dense(self, inputs: TrainStepInput) -> Result:
+        self._tell(sparse=False)
         result = _saelens(self.sae, inputs, self.dtype)
         torch.autograd.backward(result.loss)
         if self.rule is not None:
@@ -65,7 +96,8 @@ class Stepper:
         return result
 
     def _tell(self, sparse: bool) -> None:
-        if sparse not in self.told:
+        on_trial = self.pace is not None and self.pace.sparse is None
+        if sparse not in self.told and not on_trial:
             kind = "sparse products" if sparse else "SAELens' dense forward pass"
             logger.info("%s: %s", self.sae.cfg.architecture(), kind)
             self.told.add(sparse)

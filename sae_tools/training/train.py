@@ -6,6 +6,7 @@ killed and goes on from its last checkpoint ends with the same bytes as one that
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from sae_tools.common.settings import Recipe
 from sae_tools.metrics import explained_variance
 from sae_tools.saes import TrainingSAE
 from sae_tools.training import checkpoints, memory
+from sae_tools.training.pace import Pace
 from sae_tools.training.precision import product_dtype
 from sae_tools.training.step_result import Result
 from sae_tools.training.trainee import Trainee
@@ -158,13 +160,18 @@ class _Run:
         if self.folder is None or distributed.rank() > 0:
             return
         tensors = {f"{i}.{key}": value for i, t in enumerate(self.trainees) for key, value in t.tensors().items()}
-        about = {"curve": self.curve, "dtype": self.dtype, "processes": distributed.world()}
+        about = {
+            "curve": self.curve, "dtype": self.dtype, "processes": distributed.world(),
+            "paces": [t.stepper.pace and dataclasses.asdict(t.stepper.pace) for t in self.trainees],
+        }  # fmt: skip
         checkpoints.save(self.folder, self.done, tensors, about)
 
     def restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         for i, trainee in enumerate(self.trainees):
             mine = f"{i}."
             trainee.restore({key.removeprefix(mine): t for key, t in tensors.items() if key.startswith(mine)})
+            pace = about["paces"][i]
+            trainee.stepper.pace = pace and Pace(**pace)
         self.done, self.curve = about["step"], about["curve"]
         logger.info("going on from step %d of %d", self.done, self.n_steps)
         if about["processes"] != distributed.world():

@@ -34,7 +34,7 @@ class Trainee:
         options = recipe.architecture_options
         self.recipe, self.seed = recipe, seed
         self.sae = saes.build(recipe.architecture, d_in, recipe.d_sae, options, metadata, seed, device).train()
-        self.stepper = Stepper(self.sae, dtype)
+        self.stepper = Stepper(self.sae, dtype, recipe.step)
         self.parameters = self.stepper.parameters
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
         self.silent = torch.zeros(recipe.d_sae, dtype=torch.long, device=device)

@@ -27,6 +27,7 @@ D_IN = 16
 def recipe(architecture: str = "topk", options: dict[str, Any] | None = None, **values: Any) -> Recipe:
     own = ARCHITECTURES[architecture] | (options or {})
     defaults = {"d_sae": 64, "training_tokens": 20 * 32, "batch_size": 32, "lr": 1e-3, "product_dtype": "float32"}
+    defaults["step"] = "sparse"
     return Recipe(architecture=architecture, architecture_options=own, **{**defaults, **values})
 
 

@@ -48,7 +48,13 @@ POINTS = (
 
 
 def recipe(architecture: str, options: dict[str, Any], **values: Any) -> Recipe:
-    settings = {"lr": 3e-3, "lr_warm_up_steps": 5, "lr_decay_steps": 10, "dead_after_tokens": 5 * BATCH} | values
+    settings = {
+        "step": "sparse",
+        "lr": 3e-3,
+        "lr_warm_up_steps": 5,
+        "lr_decay_steps": 10,
+        "dead_after_tokens": 5 * BATCH,
+    } | values
     return Recipe(architecture, D_SAE, STEPS * BATCH, BATCH, architecture_options=options, **settings)
 
 

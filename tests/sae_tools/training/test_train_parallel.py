@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def recipe(architecture: str, **values: Any) -> Recipe:
-    settings = {"lr": 3e-3, "dead_after_tokens": 4 * BATCH, "product_dtype": "float32"} | values
+    settings = {"step": "sparse", "lr": 3e-3, "dead_after_tokens": 4 * BATCH, "product_dtype": "float32"} | values
     return Recipe(
         architecture, D_SAE, STEPS * BATCH, BATCH, architecture_options=OPTIONS[architecture], **settings
     )  # fmt: skip

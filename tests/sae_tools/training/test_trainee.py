@@ -24,7 +24,7 @@ D_IN, D_SAE, BATCH = 12, 64, 128
 
 def recipe(architecture: str, options: dict[str, Any] | None = None, n_steps: int = 20, **values: Any) -> Recipe:
     own = ARCHITECTURES[architecture] | (options or {})
-    values = {"lr": 3e-3, "product_dtype": "float32"} | values
+    values = {"step": "sparse", "lr": 3e-3, "product_dtype": "float32"} | values
     return Recipe(architecture, D_SAE, n_steps * BATCH, BATCH, architecture_options=own, **values)
 
 

@@ -119,10 +119,10 @@ def make_model() -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str], sep: bool) -> torch.Tensor:
-    """All documents' ids in one row, `BOS` after each when they are separate documents."""
+def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
+    """All documents' ids in one row, `BOS` after each."""
     ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return torch.tensor([t for doc in ids for t in (*doc, *([0] if sep else []))])
+    return torch.tensor([t for doc in ids for t in (*doc, 0)])
 
 
 def shuffled(starts: torch.Tensor, first: int, n: int, seed: int) -> torch.Tensor:
@@ -204,13 +204,15 @@ def train(args: argparse.Namespace) -> None:
     """Train (or finetune from `--init`) and write a Hugging Face checkpoint; prints its bits per byte."""
     torch.manual_seed(args.seed)
     texts, held_out = training_texts(args.text)
+    if args.text[0].suffix == ".txt":
+        texts = [piece.strip() for text in texts for piece in _pieces(text, 500)]  # which a context holds whole
     if args.init:
         tokenizer = AutoTokenizer.from_pretrained(args.init)
         model = LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
     else:
         tokenizer = make_tokenizer(texts)
         model = make_model()
-    stream = token_stream(tokenizer, texts, sep=args.text[0].suffix != ".txt")
+    stream = token_stream(tokenizer, texts)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(stream):,} training tokens")
     fit(model, stream, args)
     save(model, tokenizer, args.out)
@@ -320,54 +322,70 @@ def contains(ordered: np.ndarray, values: np.ndarray) -> bool:
 
 
 @torch.no_grad()
-def generate(model: LlamaForCausalLM, batch: int, seed: int) -> list[list[int]]:
-    """Sample documents from `BOS` at temperature 1, each up to the next `BOS` or a full context."""
-    torch.manual_seed(seed)
+def generate(model: LlamaForCausalLM, args: argparse.Namespace, part: int) -> list[list[int]]:
+    """Sample 256 documents from `BOS`, each up to the next `BOS` or a full context."""
+    torch.manual_seed(args.seed + part)
     ids = model.generate(
-        torch.zeros(batch, 1, dtype=torch.long), attention_mask=torch.ones(batch, 1), do_sample=True,
-        temperature=1.0, top_k=0, top_p=1.0, max_length=CONTEXT, pad_token_id=0,
+        torch.zeros(256, 1, dtype=torch.long), attention_mask=torch.ones(256, 1), do_sample=True,
+        temperature=args.temperature, top_k=0, top_p=args.top_p, max_length=CONTEXT, pad_token_id=0,
     )  # fmt: skip
     return [row[1:].tolist() for row in ids]
 
 
 def sample(args: argparse.Namespace) -> None:
-    """Write sampled documents to a parquet file, dropping any with 50 tokens in a row from the training text."""
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    """Write sampled documents to a parquet file: whole ones, up to the end token, that repeat no training text.
+
+    Dropped are those that did not end within a context, and those with 50 tokens in a row from the training text.
+    """
+    dtype = product_dtype("auto", torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    known = np.unique(
-        ngrams(token_stream(tokenizer, read_texts(args.avoid), sep=args.avoid.suffix != ".txt").numpy(), 50)
-    )
+    training = [text for path in args.avoid for text in read_texts(path)]
+    known = np.unique(np.concatenate([ngrams(doc, 50) for doc in documents(tokenizer, training)]))
     scratch = Path("build/assets") / args.out.stem
     scratch.mkdir(parents=True, exist_ok=True)
     kept: list[list[int]] = []
-    dropped = part = 0
+    unfinished = verbatim = part = 0
     with tqdm(total=args.tokens, unit="tok", unit_scale=True, mininterval=5) as bar:
         while sum(map(len, kept)) < args.tokens:
             file = scratch / f"part-{part:05d}.json"
             if not file.exists():
-                file.with_suffix(".tmp").write_text(json.dumps(generate(model, 256, args.seed + part)))
+                file.with_suffix(".tmp").write_text(json.dumps(generate(model, args, part)))
                 file.with_suffix(".tmp").replace(file)
             for row in json.loads(file.read_text()):
-                doc = row[: row.index(0)] if 0 in row else row
-                if contains(known, ngrams(np.array(doc), 50)):
-                    dropped += 1
-                elif doc:
-                    kept.append(doc)
-                    bar.update(len(doc))
+                if 0 not in row:
+                    unfinished += 1
+                elif contains(known, ngrams(np.array(row[: row.index(0)]), 50)):
+                    verbatim += 1
+                elif row[0] != 0:
+                    kept.append(row[: row.index(0)])
+                    bar.update(row.index(0))
             part += 1
-    pd.DataFrame({"text": tokenizer.batch_decode(kept)}).to_parquet(args.out, compression="zstd", index=False)
+    texts = tokenizer.batch_decode(kept)
+    pd.DataFrame({"text": texts}).to_parquet(args.out, compression="zstd", index=False)
     counts = Counter(np.concatenate([ngrams(np.array(doc), 20) for doc in kept]).tolist())
-    repeated = sum(c for c in counts.values() if c > 1) / max(sum(counts.values()), 1)
-    print(
-        json.dumps(
-            {
-                "documents": len(kept),
-                "tokens": sum(map(len, kept)),
-                "dropped_verbatim": dropped,
-                "duplicate_20grams": repeated,
-            }
-        )
-    )
+    report = {
+        "documents": len(kept),
+        "tokens": sum(map(len, kept)),
+        "dropped_unfinished": unfinished,
+        "dropped_verbatim": verbatim,
+        "duplicate_20grams": sum(c for c in counts.values() if c > 1) / max(sum(counts.values()), 1),
+        "unknown_words": unknown_words(texts, training),
+    }
+    print(json.dumps(report))
+
+
+def documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iterator[np.ndarray]:
+    """The ids of each document."""
+    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        yield np.array(ids)
+
+
+def unknown_words(texts: list[str], training: list[str]) -> float:
+    """Share of the words of `texts` that occur nowhere in `training`: runs of letters, whatever their case."""
+    words = [word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())]
+    known = {word for text in training for word in re.findall(r"[^\W\d_]+", text.lower())}
+    return sum(word not in known for word in words) / max(len(words), 1)
 
 
 def main() -> None:
@@ -385,7 +403,9 @@ def main() -> None:
     p.set_defaults(run=train)
     p = commands.add_parser("sample", help="sample documents from a model into a parquet file")
     p.add_argument("--model", type=Path, required=True)
-    p.add_argument("--avoid", type=Path, required=True, help="the training text")
+    p.add_argument("--avoid", type=Path, nargs="+", required=True, help="the training text")
+    p.add_argument("--temperature", type=float, default=1.0)
+    p.add_argument("--top-p", type=float, default=1.0)
     p.add_argument("--tokens", type=int, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--seed", type=int, default=0)

@@ -24,10 +24,11 @@ from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
 
 LABEL_TOKENS = 3
+DEFAULT = Features()
 
 
 def describe(
-    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features
+    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features = DEFAULT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of features (one row each) and the table of examples of an SAE, from (n_blocks, context) ids."""
     firings = find_firings(sae, lm, site, ids, config.batch_size)

@@ -1,8 +1,8 @@
 """Make the embedded default from raw text: a tiny language model, its finetune, and text sampled from each.
 
-    python assets/make.py train  --text stories.jsonl.gz more.jsonl.gz --out assets/stories
-    python assets/make.py train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
-    python assets/make.py sample --model assets/stories --avoid stories.jsonl.gz more.jsonl.gz --tokens 1250000 \
+    python -m assets.make train  --text stories.jsonl.gz more.jsonl.gz --out assets/stories
+    python -m assets.make train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
+    python -m assets.make sample --model assets/stories --avoid stories.jsonl.gz more.jsonl.gz --tokens 1250000 \
         --out assets/stories.parquet
 
 Texts are `.jsonl`, `.jsonl.gz` (one `{"text": …}` a line) or `.txt` (one document). `train` resumes by itself
@@ -13,10 +13,8 @@ is used at run time by the workbench.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -29,72 +27,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from assets.muon import Muon
+from assets.texts import contains, ngrams, pieces, read_texts, split, training_texts, unknown_words
 from sae_tools.training.precision import product_dtype
 
 BOS = "<|endoftext|>"  # begins every window and ends every document
 CONTEXT = 256
 VOCAB = 4096
-HELD_OUT = 20  # every 20th document of the first text is never trained on
-SHINGLE = 8  # words; a document of another text that has a fifth of a held-out one's runs of 8 words is a near copy
-
-
-def read_texts(path: Path) -> list[str]:
-    """Documents of a `.jsonl`, `.jsonl.gz` or `.txt` file; fewer than 20 are cut into pieces of 1,000 characters."""
-    if path.suffix == ".txt":
-        texts = [path.read_text()]
-    else:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as lines:
-            texts = [json.loads(line)["text"] for line in lines]
-    if len(texts) < 20:
-        texts = [piece for text in texts for piece in _pieces(text)]
-    return [text for text in texts if text.strip()]
-
-
-def _pieces(text: str, size: int = 1000) -> Iterator[str]:
-    """Cut at blank lines, so that a speech stays whole; joined again they give back the text."""
-    piece = ""
-    for paragraph in text.split("\n\n"):
-        piece += paragraph + "\n\n"
-        if len(piece) >= size:
-            yield piece
-            piece = ""
-    if piece:
-        yield piece
-
-
-def split(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Training and held-out documents."""
-    fit = [text for i, text in enumerate(texts, 1) if i % HELD_OUT]
-    return fit, texts[HELD_OUT - 1 :: HELD_OUT]
-
-
-def training_texts(paths: list[Path]) -> tuple[list[str], list[str]]:
-    """Training and held-out documents: the first file is split, the others only add to the training documents.
-
-    Documents of the others that are held out, or near copies of those, are left out.
-    """
-    fit, held_out = split(read_texts(paths[0]))
-    owners: dict[int, list[int]] = {}
-    for i, text in enumerate(held_out):
-        for shingle in _shingles(text):
-            owners.setdefault(shingle, []).append(i)
-    sizes = [len(_shingles(text)) for text in held_out]
-
-    def is_copy(text: str) -> bool:
-        shared = Counter(i for shingle in _shingles(text) for i in owners.get(shingle, ()))
-        return any(count > sizes[i] / 5 for i, count in shared.items())
-
-    for path in paths[1:]:
-        texts = read_texts(path)
-        kept = [text for text in texts if not is_copy(text)]
-        print(f"{path.name}: {len(texts) - len(kept)} of {len(texts)} documents are near a held-out one, left out")
-        fit += kept
-    return fit, held_out
-
-
-def _shingles(text: str) -> set[int]:
-    words = re.findall(r"[a-z']+", text.lower())
-    return {hash(tuple(words[i : i + SHINGLE])) for i in range(max(len(words) - SHINGLE + 1, 1))}
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -155,37 +94,6 @@ def batch_at(stream: torch.Tensor, step: int, batch: int, seed: int) -> torch.Te
     return torch.cat([torch.zeros(len(rows), 1, dtype=torch.long), rows], dim=1)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is made orthogonal: W -= lr (0.2 sqrt(max(shape)) O + decay W), O near U Vᵀ of the momentum.
-
-    https://kellerjordan.github.io/posts/muon/, with the size of Adam's steps (Liu et al. 2025, "Muon is scalable").
-    torch.optim.Muon iterates in bfloat16, which takes many times as long where the processor has no bfloat16.
-    """
-
-    def __init__(self, params: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 0.05)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonal(p.grad.lerp(momentum, 0.95)), alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
-
-
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """A matrix with its singular values brought near 1, by five quintic Newton-Schulz iterations."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / x.norm().clamp(min=1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x if wide else x.T
-
-
 def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the embedding and the norms.
 
@@ -205,7 +113,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     texts, held_out = training_texts(args.text)
     if args.text[0].suffix == ".txt":
-        texts = [piece.strip() for text in texts for piece in _pieces(text, 500)]  # which a context holds whole
+        texts = [piece.strip() for text in texts for piece in pieces(text, 500)]  # which a context holds whole
     if args.init:
         tokenizer = AutoTokenizer.from_pretrained(args.init)
         model = LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
@@ -304,23 +212,6 @@ def score(folder: Path, texts: list[str]) -> dict[str, float]:
     return {"nats_per_token": nats / tokens, "bits_per_byte": nats / math.log(2) / sum(len(t.encode()) for t in texts)}
 
 
-def ngrams(ids: np.ndarray, n: int) -> np.ndarray:
-    """(len - n + 1,) rolling 64-bit hashes of every n consecutive ids."""
-    if len(ids) < n:
-        return np.zeros(0, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        out = np.zeros(len(ids) - n + 1, dtype=np.uint64)
-        for i in range(n):
-            out = out * np.uint64(6364136223846793005) + ids[i : len(ids) - n + 1 + i].astype(np.uint64) + np.uint64(1)
-    return out
-
-
-def contains(ordered: np.ndarray, values: np.ndarray) -> bool:
-    """Whether any of `values` is among `ordered`, by bisection."""
-    places = np.searchsorted(ordered, values).clip(max=len(ordered) - 1)
-    return bool((ordered[places] == values).any())
-
-
 @torch.no_grad()
 def generate(model: LlamaForCausalLM, args: argparse.Namespace, part: int) -> list[list[int]]:
     """Sample 256 documents from `BOS`, each up to the next `BOS` or a full context."""
@@ -379,13 +270,6 @@ def documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iterator[
     """The ids of each document."""
     for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
         yield np.array(ids)
-
-
-def unknown_words(texts: list[str], training: list[str]) -> float:
-    """Share of the words of `texts` that occur nowhere in `training`: runs of letters, whatever their case."""
-    words = [word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())]
-    known = {word for text in training for word in re.findall(r"[^\W\d_]+", text.lower())}
-    return sum(word not in known for word in words) / max(len(words), 1)
 
 
 def main() -> None:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ASSETS
-
-
-@pytest.fixture(scope="module")
-def make() -> Any:
-    spec = importlib.util.spec_from_file_location("make", ASSETS / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from assets.make import CONTEXT, batch_at
+from assets.muon import orthogonal
+from assets.texts import contains, ngrams, training_texts, unknown_words
 
 
 def story(number: int) -> str:
@@ -34,50 +25,50 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def test_held_out_documents_and_near_copies_of_them_are_never_trained_on(make: Any, tmp_path: Path) -> None:
+def test_held_out_documents_and_near_copies_of_them_are_never_trained_on(tmp_path: Path) -> None:
     first = [story(i) for i in range(40)]
     near = first[19].replace("word", "WORD", 1) + " and then some more words"
     cut = " ".join(first[39].split()[20:])
     others = [story(i) for i in range(100, 120)]
     more = [others[0], first[19], near, cut, *others[1:]]
     paths = [write(tmp_path / "a.jsonl", first), write(tmp_path / "b.jsonl", more)]
-    fit, held_out = make.training_texts(paths)
+    fit, held_out = training_texts(paths)
     assert held_out == [first[19], first[39]]
     assert fit == [*first[:19], *first[20:39], *others]
 
 
-def test_half_of_the_windows_begin_where_a_story_begins_and_all_are_taken_once_an_epoch(make: Any) -> None:
+def test_half_of_the_windows_begin_where_a_story_begins_and_all_are_taken_once_an_epoch() -> None:
     begins = torch.arange(0, 60_000, 300)
     stream = torch.arange(1, 60_001)
     stream[begins[1:] - 1] = 0  # the end token before each story but the first
-    batches = [make.batch_at(stream, step, 8, 0) for step in range(46)]
-    assert all(batch.shape == (8, make.CONTEXT) and (batch[:, 0] == 0).all() for batch in batches)
+    batches = [batch_at(stream, step, 8, 0) for step in range(46)]
+    assert all(batch.shape == (8, CONTEXT) and (batch[:, 0] == 0).all() for batch in batches)
     starts = torch.stack([batch[:, 1] for batch in batches])
     inside = len(begins) - 1  # the last begins too near the end
     at_begin = starts[:, :4].flatten()[: (inside // 4) * 4]
     assert torch.isin(at_begin - 1, begins).all()
     assert len(at_begin.unique()) == len(at_begin)
     assert not torch.isin(starts[:, 4:].flatten() - 1, begins).all()
-    assert torch.equal(make.batch_at(stream, 17, 8, 0), batches[17])
+    assert torch.equal(batch_at(stream, 17, 8, 0), batches[17])
 
 
-def test_muon_s_step_is_near_orthogonal(make: Any) -> None:
+def test_muon_s_step_is_near_orthogonal() -> None:
     for shape in ((24, 60), (60, 24), (32, 32)):
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        found = make.orthogonal(matrix)
+        found = orthogonal(matrix)
         values = torch.linalg.svdvals(found)
         assert 0.5 < values.min() < values.max() < 1.3
         assert torch.nn.functional.cosine_similarity(found.flatten(), (left @ right).flatten(), dim=0) > 0.95
 
 
-def test_a_word_that_training_never_saw_is_unknown_whatever_its_case(make: Any) -> None:
-    assert make.unknown_words(["The cat, the withackingggling cat!", "Sat."], ["the Cat sat"]) == pytest.approx(1 / 6)
-    assert make.unknown_words([], ["a"]) == 0
+def test_a_word_that_training_never_saw_is_unknown_whatever_its_case() -> None:
+    assert unknown_words(["The cat, the withackingggling cat!", "Sat."], ["the Cat sat"]) == pytest.approx(1 / 6)
+    assert unknown_words([], ["a"]) == 0
 
 
-def test_a_run_of_50_tokens_is_found_and_one_of_49_is_not(make: Any) -> None:
-    known = make.np.unique(make.ngrams(make.np.arange(1000), 50))
-    assert make.contains(known, make.ngrams(make.np.arange(500, 550), 50))
-    assert not make.contains(known, make.ngrams(make.np.arange(500, 549), 50))
-    assert not make.contains(known, make.ngrams(make.np.arange(550, 500, -1), 50))
+def test_a_run_of_50_tokens_is_found_and_one_of_49_is_not() -> None:
+    known = np.unique(ngrams(np.arange(1000), 50))
+    assert contains(known, ngrams(np.arange(500, 550), 50))
+    assert not contains(known, ngrams(np.arange(500, 549), 50))
+    assert not contains(known, ngrams(np.arange(550, 500, -1), 50))

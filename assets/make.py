@@ -82,7 +82,7 @@ def batch_at(stream: torch.Tensor, step: int, batch: int, seed: int) -> torch.Te
     """
     begins = torch.cat([torch.zeros(1, dtype=torch.long), (stream == 0).nonzero()[:, 0] + 1])
     begins = begins[begins <= len(stream) - CONTEXT]
-    half = batch // 2 if len(begins) > 1 else 0
+    half = batch // 2
     anywhere = torch.arange(0, len(stream) - 2 * CONTEXT, CONTEXT - 1)
     epoch = step * (batch - half) // len(anywhere)
     shift = int(torch.randint(CONTEXT - 1, (1,), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)))

@@ -1,7 +1,12 @@
 """Which of two ways of doing a step is faster here: where no measurement tells, the first steps take turns.
 
-Both give the same gradients but for rounding, so a wrong answer costs time alone. On a CPU the sparse way was measured
-to be faster at every shape whose step takes more than about a millisecond (benchmarks/); elsewhere the clock decides.
+Both give the same gradients but for rounding, so a wrong answer costs time alone. Two cores, ms a step, sparse / dense:
+
+    256 -> 4,096, batch 1,024    1% active 45 / 136    4% 66 / 152    8% 114 / 142
+    128 -> 1,024, batch 1,024    1% active 11 / 23                    8% 18 / 24
+     64 -> 512, batch 128        2% active 2.4 / 3.4                  6% 3.3 / 3.1
+
+So on a CPU the sparse way needs no trial from `MEASURED_FROM` on, below `SPARSE_BELOW`; elsewhere the clock decides.
 """
 
 from __future__ import annotations
@@ -13,18 +18,20 @@ from typing import Any
 
 import torch
 
+from sae_tools.training.sparse import SPARSE_BELOW
+
 logger = logging.getLogger(__name__)
 TURNS = 5
 """Of each way; the first only warms up."""
 MARGIN = 1.1
 """How many times faster the dense way must be to be taken."""
 MEASURED_FROM = 2**26
-"""batch · d_in · d_sae from which the sparse way needs no trial on a CPU."""
+"""batch · d_in · d_sae."""
 
 
-def is_measured(device: torch.device, work: int) -> bool:
-    """Whether the sparse way is known to be faster for steps of `work` = batch · d_in · d_sae multiplications."""
-    return device.type == "cpu" and work >= MEASURED_FROM
+def is_measured(device: torch.device, work: int, share: float) -> bool:
+    """Whether the sparse way is known to be faster: for `work` = batch · d_in · d_sae, a `share` of latents active."""
+    return device.type == "cpu" and work >= MEASURED_FROM and share <= SPARSE_BELOW
 
 
 @dataclass

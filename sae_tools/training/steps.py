@@ -75,8 +75,10 @@ class Stepper:
         """Whether the sparse way is taken without a trial."""
         # Only the sparse BatchTopK chooses from the rows of all processes.
         needed = distributed.world() > 1 and hasattr(self.sae, "topk_threshold")
-        work = rows.numel() * self.sae.cfg.d_sae
-        return self.way == "sparse" or needed or is_measured(rows.device, work)
+        d_sae = self.sae.cfg.d_sae
+        # The rules of ReLU and JumpReLU see for themselves how many fire, and leave it to the dense pass if many do.
+        share = getattr(self.sae.cfg, "k", 0) / d_sae
+        return self.way == "sparse" or needed or is_measured(rows.device, rows.numel() * d_sae, share)
 
     def _sparse(self, inputs: TrainStepInput) -> Result | None:
         assert self.rule is not None

@@ -110,9 +110,10 @@ def test_steps_on_which_many_latents_fire_are_no_trial(monkeypatch: pytest.Monke
 
 def test_shapes_that_were_measured_need_no_trial() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert pace.is_measured(cpu, 256 * 4096 * 1024)
-    assert not pace.is_measured(cpu, 12 * 128 * 16)
-    assert not pace.is_measured(gpu, 256 * 4096 * 1024)
+    assert pace.is_measured(cpu, 256 * 4096 * 1024, 0.01)
+    assert not pace.is_measured(cpu, 12 * 128 * 16, 0.01)
+    assert not pace.is_measured(cpu, 256 * 4096 * 1024, 0.1)
+    assert not pace.is_measured(gpu, 256 * 4096 * 1024, 0.01)
 
 
 def test_the_dense_way_is_tried_anew_when_half_as_many_latents_fire() -> None:

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from assets.muon import Muon
 from assets.texts import contains, ngrams, pieces, read_texts, split, training_texts, unknown_words
+from sae_tools.training import memory
 from sae_tools.training.precision import product_dtype
 
 BOS = "<|endoftext|>"  # begins every window and ends every document
@@ -216,10 +217,11 @@ def score(folder: Path, texts: list[str]) -> dict[str, float]:
 def generate(model: LlamaForCausalLM, args: argparse.Namespace, part: int) -> list[list[int]]:
     """Sample 256 documents from `BOS`, each up to the next `BOS` or a full context."""
     torch.manual_seed(args.seed + part)
-    ids = model.generate(
-        torch.zeros(256, 1, dtype=torch.long), attention_mask=torch.ones(256, 1), do_sample=True,
-        temperature=args.temperature, top_k=0, top_p=args.top_p, max_length=CONTEXT, pad_token_id=0,
-    )  # fmt: skip
+    with memory.kept():  # the cache grows by a copy a token: a third less time
+        ids = model.generate(
+            torch.zeros(256, 1, dtype=torch.long), attention_mask=torch.ones(256, 1), do_sample=True,
+            temperature=args.temperature, top_k=0, top_p=args.top_p, max_length=CONTEXT, pad_token_id=0,
+        )  # fmt: skip
     return [row[1:].tolist() for row in ids]
 
 

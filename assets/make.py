@@ -164,6 +164,18 @@ def fit(model: LlamaForCausalLM, stream: torch.Tensor, args: argparse.Namespace)
                 checkpoint(state, parts, step + 1)
 
 
+def average(args: argparse.Namespace) -> None:
+    """Write the mean of the weights of checkpoints of one run: the ends of its rounds lie on the rim of one valley.
+
+    Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482.
+    """
+    trained = [LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in args.models]
+    with torch.no_grad():
+        for parameter, *others in zip(*(model.parameters() for model in trained), strict=True):
+            parameter.copy_(torch.stack([parameter, *others]).mean(0))
+    save(trained[0], AutoTokenizer.from_pretrained(args.models[0]), args.out)
+
+
 def checkpoint(path: Path, parts: dict, step: int) -> None:
     """Write the whole training state beside the old one, then rename over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,6 +299,10 @@ def main() -> None:
     p.add_argument("--warmup", type=int, default=100)
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(run=train)
+    p = commands.add_parser("average", help="the mean of the weights of several checkpoints of one training run")
+    p.add_argument("--models", type=Path, nargs="+", required=True)
+    p.add_argument("--out", type=Path, required=True)
+    p.set_defaults(run=average)
     p = commands.add_parser("sample", help="sample documents from a model into a parquet file")
     p.add_argument("--model", type=Path, required=True)
     p.add_argument("--avoid", type=Path, nargs="+", required=True, help="the training text")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from assets.make import CONTEXT, batch_at
+from assets.make import CONTEXT, average, batch_at, make_model, make_tokenizer, save
 from assets.muon import orthogonal
 from assets.texts import contains, ngrams, training_texts, unknown_words
 
@@ -72,3 +74,18 @@ def test_a_run_of_50_tokens_is_found_and_one_of_49_is_not() -> None:
     assert contains(known, ngrams(np.arange(500, 550), 50))
     assert not contains(known, ngrams(np.arange(500, 549), 50))
     assert not contains(known, ngrams(np.arange(550, 500, -1), 50))
+
+
+def test_an_average_of_checkpoints_is_the_mean_of_their_weights(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer([story(1)])
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "mean"]
+    for value, folder in zip((1.0, 2.0), folders, strict=False):
+        model = make_model()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+        save(model, tokenizer, folder)
+    average(argparse.Namespace(models=folders[:2], out=folders[2]))
+    weights = load_file(folders[2] / "model.safetensors")
+    assert weights
+    assert all(bool((weight == 1.5).all()) for weight in weights.values())

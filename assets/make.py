@@ -165,7 +165,7 @@ def fit(model: LlamaForCausalLM, stream: torch.Tensor, args: argparse.Namespace)
 
 
 def average(args: argparse.Namespace) -> None:
-    """Write the mean of the weights of checkpoints of one run: the ends of its rounds lie on the rim of one valley.
+    """Write the mean of the weights of checkpoints, each trained on from the one before.
 
     Wortsman et al. 2022, "Model soups", https://arxiv.org/abs/2203.05482.
     """

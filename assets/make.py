@@ -2,7 +2,7 @@
 
     python -m assets.make train  --text stories.jsonl.gz more.jsonl.gz --out assets/stories
     python -m assets.make train  --text plays.txt --init assets/stories --out assets/shakespeare --steps 300
-    python -m assets.make sample --model assets/stories --avoid stories.jsonl.gz more.jsonl.gz --tokens 1250000 \
+    python -m assets.make sample --model assets/stories --text stories.jsonl.gz more.jsonl.gz --tokens 1250000 \
         --out assets/stories.parquet
 
 Texts are `.jsonl`, `.jsonl.gz` (one `{"text": …}` a line) or `.txt` (one document). `train` resumes by itself
@@ -17,7 +17,6 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,15 @@ from sae_tools.training.precision import product_dtype
 BOS = "<|endoftext|>"  # begins every window and ends every document
 CONTEXT = 256
 VOCAB = 4096
+OPENING = 4  # tokens of a training document that a sampled one begins with
+
+
+def documents(paths: list[Path]) -> tuple[list[str], list[str]]:
+    """Training and held-out documents; plays are trained on in pieces that a context holds whole."""
+    texts, held_out = training_texts(paths)
+    if paths[0].suffix == ".txt":
+        texts = [piece.strip() for text in texts for piece in pieces(text, 500)]
+    return texts, held_out
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -59,10 +67,14 @@ def make_model() -> LlamaForCausalLM:
     )  # fmt: skip
 
 
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[np.ndarray]:
+    """The ids of each document."""
+    return [np.array(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
 def token_stream(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
     """All documents' ids in one row, `BOS` after each."""
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return torch.tensor([t for doc in ids for t in (*doc, 0)])
+    return torch.tensor([t for ids in encode(tokenizer, texts) for t in (*ids, 0)])
 
 
 def shuffled(starts: torch.Tensor, first: int, n: int, seed: int) -> torch.Tensor:
@@ -112,9 +124,7 @@ def make_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Opti
 def train(args: argparse.Namespace) -> None:
     """Train (or finetune from `--init`) and write a Hugging Face checkpoint; prints its bits per byte."""
     torch.manual_seed(args.seed)
-    texts, held_out = training_texts(args.text)
-    if args.text[0].suffix == ".txt":
-        texts = [piece.strip() for text in texts for piece in pieces(text, 500)]  # which a context holds whole
+    texts, held_out = documents(args.text)
     if args.init:
         tokenizer = AutoTokenizer.from_pretrained(args.init)
         model = LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
@@ -226,12 +236,14 @@ def score(folder: Path, texts: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def generate(model: LlamaForCausalLM, args: argparse.Namespace, part: int) -> list[list[int]]:
-    """Sample 256 documents from `BOS`, each up to the next `BOS` or a full context."""
+def generate(model: LlamaForCausalLM, openings: torch.Tensor, args: argparse.Namespace, part: int) -> list[list[int]]:
+    """Sample 256 documents, each from `BOS` and one of `openings` up to the next `BOS` or a full context."""
     torch.manual_seed(args.seed + part)
+    opening = openings[torch.randint(len(openings), (256,))]
+    prompt = torch.cat([torch.zeros(256, 1, dtype=torch.long), opening], dim=1)
     with memory.kept():  # the cache grows by a copy a token: a third less time
         ids = model.generate(
-            torch.zeros(256, 1, dtype=torch.long), attention_mask=torch.ones(256, 1), do_sample=True,
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=True,
             temperature=args.temperature, top_k=0, top_p=args.top_p, max_length=CONTEXT, pad_token_id=0,
         )  # fmt: skip
     return [row[1:].tolist() for row in ids]
@@ -240,13 +252,17 @@ def generate(model: LlamaForCausalLM, args: argparse.Namespace, part: int) -> li
 def sample(args: argparse.Namespace) -> None:
     """Write sampled documents to a parquet file: whole ones, up to the end token, that repeat no training text.
 
+    Each begins with the first `OPENING` tokens of a training document drawn at random: half of the training windows put
+    `BOS` before the middle of a document, so that from `BOS` alone a third of the samples begin there.
     Dropped are those that did not end within a context, and those with 50 tokens in a row from the training text.
     """
     dtype = product_dtype("auto", torch.device("cpu"))
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    training = [text for path in args.avoid for text in read_texts(path)]
-    known = np.unique(np.concatenate([ngrams(doc, 50) for doc in documents(tokenizer, training)]))
+    every = [text for path in args.text for text in read_texts(path)]
+    known = np.unique(np.concatenate([ngrams(ids, 50) for ids in encode(tokenizer, every)]))
+    training = encode(tokenizer, documents(args.text)[0])
+    openings = torch.tensor(np.stack([ids[:OPENING] for ids in training if len(ids) >= OPENING]))
     scratch = Path("build/assets") / args.out.stem
     scratch.mkdir(parents=True, exist_ok=True)
     kept: list[list[int]] = []
@@ -255,14 +271,14 @@ def sample(args: argparse.Namespace) -> None:
         while sum(map(len, kept)) < args.tokens:
             file = scratch / f"part-{part:05d}.json"
             if not file.exists():
-                file.with_suffix(".tmp").write_text(json.dumps(generate(model, args, part)))
+                file.with_suffix(".tmp").write_text(json.dumps(generate(model, openings, args, part)))
                 file.with_suffix(".tmp").replace(file)
             for row in json.loads(file.read_text()):
                 if 0 not in row:
                     unfinished += 1
                 elif contains(known, ngrams(np.array(row[: row.index(0)]), 50)):
                     verbatim += 1
-                elif row[0] != 0:
+                else:
                     kept.append(row[: row.index(0)])
                     bar.update(row.index(0))
             part += 1
@@ -275,15 +291,9 @@ def sample(args: argparse.Namespace) -> None:
         "dropped_unfinished": unfinished,
         "dropped_verbatim": verbatim,
         "duplicate_20grams": sum(c for c in counts.values() if c > 1) / max(sum(counts.values()), 1),
-        "unknown_words": unknown_words(texts, training),
+        "unknown_words": unknown_words(texts, every),
     }
     print(json.dumps(report))
-
-
-def documents(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Iterator[np.ndarray]:
-    """The ids of each document."""
-    for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-        yield np.array(ids)
 
 
 def main() -> None:
@@ -305,7 +315,7 @@ def main() -> None:
     p.set_defaults(run=average)
     p = commands.add_parser("sample", help="sample documents from a model into a parquet file")
     p.add_argument("--model", type=Path, required=True)
-    p.add_argument("--avoid", type=Path, nargs="+", required=True, help="the training text")
+    p.add_argument("--text", type=Path, nargs="+", required=True, help="what the model was trained on")
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--top-p", type=float, default=1.0)
     p.add_argument("--tokens", type=int, required=True)

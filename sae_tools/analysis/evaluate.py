@@ -67,7 +67,7 @@ class Evaluator:
         output = replay.acts.masked_scatter(text[..., None], x_hat.to(x.dtype))
         x, features = x.float(), features.float()
         self._moments.add(x, x_hat.float())
-        self._fired += torch.linalg.vector_norm(features, ord=0, dim=0).cpu()
+        self._fired += (features != 0).float().sum(dim=0).cpu()
         self._means.add(metrics.per_token(x, x_hat.float(), features))
         self._means.add(self._losses(replay, text, output))
         return Seen(text, x, features)

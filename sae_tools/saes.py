@@ -39,11 +39,13 @@ __all__ = [
     "build",
     "check_width",
     "coefficients",
+    "decoded",
     "edited",
     "formulas_of",
     "load",
     "register",
     "save",
+    "warm_up_steps",
 ]
 
 
@@ -136,6 +138,12 @@ def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
     return values
 
 
+def warm_up_steps(sae: TrainingSAE[Any]) -> int:
+    """Steps until every loss coefficient has its full value."""
+    found = sae.get_coefficients().values()
+    return max((c.warm_up_steps for c in found if isinstance(c, TrainCoefficientConfig)), default=0)
+
+
 FORMULAS = (
     "calculate_aux_loss",
     "decode",
@@ -167,3 +175,17 @@ def edited(sae: SAE[Any], acts: Tensor, edit: Callable[[Tensor], Tensor]) -> Ten
     after = sae.decode(edit(sae.encode(x)))
     difference: Tensor = (after - before).to(acts.dtype)
     return acts + difference
+
+
+@torch.no_grad()
+def decoded(sae: SAE[Any], latents: Tensor) -> Tensor:
+    """(n, d_in): what `decode` makes of each of (n,) latents alone, at 1.
+
+    A row of the decoder (by its norm, where activations carry that) and the bias. Where the SAE normalises each input
+    at run time, in its normalised space.
+    """
+    rows: Tensor = sae.W_dec[latents]
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        rows = rows / rows.norm(dim=-1, keepdim=True)
+    shifted: Tensor = rows + sae.b_dec
+    return shifted

@@ -111,6 +111,11 @@ class Recipe:
     step: Literal["auto", "sparse", "dense"] = "auto"
     """How a step is done: from the few latents that fire, or by SAELens' dense pass; auto: the faster of both, which
     the first steps find out where no measurement tells: on a GPU, and where steps are small."""
+    target_l0: PositiveFloat | None = None
+    """Latents that should fire on a token: the coefficient of the sparsity loss is steered towards it, from the one
+    that is given. For standard, gated and jumprelu; with JumpReLU's quadratic loss it is an option of that loss."""
+    frozen_decoder: bool = False
+    """Leave the decoder at its random start: what the same recipe gives by chance, to compare with."""
     resample_every: Natural = 0
     """Steps after which dead latents of a standard SAE get new directions, in the first half of training; 0: never."""
     seed: Natural = 0
@@ -135,6 +140,11 @@ class Evaluate:
     """Held-out tokens to evaluate on, at most."""
     batch_size: Positive = 16
     """Blocks in one forward pass."""
+    probes: tuple[Name, ...] = ()
+    """Tables with columns prompt and target (.csv, .csv.zst, .parquet): how well do the best few latents tell the two
+    targets apart, beside all of the activation?"""
+    baseline: bool = False
+    """Also train each recipe with its decoder frozen at the random start, and compare: what does chance give?"""
 
 
 @settings
@@ -193,6 +203,8 @@ _JUMPRELU = {
 }
 _PURSUIT = {**_SHARED, "residual_threshold": float, "max_iterations": int, "stop_on_duplicate_support": bool}
 
+_COEFFICIENTS = {"l1_coefficient", "l0_coefficient"}
+
 ARCHITECTURES: dict[str, dict[str, type]] = {
     "standard": {**_L1, "lp_norm": float},
     "gated": _L1,
@@ -238,6 +250,8 @@ def read_sae(values: object, where: str) -> Recipe | Pretrained:
         raise SettingError(f"{where} is {values!r}, but an `architecture` or a pretrained `release` is expected.")
     architecture = str(values["architecture"])
     shared = {field.name for field in dataclasses.fields(Recipe)} - {"architecture_options"}
+    if values.get("jumprelu_sparsity_loss_mode") == "quadratic":
+        shared -= {"target_l0"}  # a part of that loss
     options = {key: value for key, value in values.items() if key not in shared}
     if architecture in ARCHITECTURES:
         for key, value in options.items():
@@ -274,8 +288,20 @@ def _check_option(architecture: str, key: str, value: object, shared: set[str], 
 def _check_sizes(recipe: Recipe, where: str) -> None:
     """The settings whose range depends on another."""
     options, d_sae = recipe.architecture_options, recipe.d_sae
+    own = ARCHITECTURES.get(recipe.architecture, {})
     if not 0 < options.get("k", 1) <= d_sae:
         raise SettingError(f"{where}.k is {options['k']}, but it should lie between 1 and d_sae = {d_sae}.")
+    if recipe.target_l0 is not None and recipe.architecture in ARCHITECTURES and not _COEFFICIENTS & set(own):
+        raise SettingError(
+            f"{where}.target_l0 is {recipe.target_l0:g}, but {recipe.architecture} has no sparsity coefficient to "
+            + ("steer; set k." if "k" in own else "steer; remove it.")
+        )
+    if recipe.target_l0 is not None and recipe.target_l0 >= d_sae:
+        raise SettingError(f"{where}.target_l0 is {recipe.target_l0:g}, but it should be below d_sae = {d_sae}.")
+    if recipe.resample_every and recipe.frozen_decoder:
+        raise SettingError(
+            f"{where}.resample_every is {recipe.resample_every}, but a frozen decoder stays; set it to 0."
+        )
     if recipe.resample_every and recipe.architecture != "standard":
         raise SettingError(
             f"{where}.resample_every is {recipe.resample_every}, but only standard SAEs are resampled; set it to 0."

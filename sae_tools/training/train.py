@@ -24,7 +24,7 @@ from sae_tools.common.artifacts import require_space
 from sae_tools.common.errors import SettingError
 from sae_tools.common.faults import reach
 from sae_tools.common.settings import Recipe
-from sae_tools.metrics import explained_variance
+from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.saes import TrainingSAE
 from sae_tools.training import checkpoints, memory
 from sae_tools.training.pace import Pace
@@ -153,6 +153,7 @@ class _Run:
             "explained_variance": ev,
             "l0": l0,
             "dead_share": float(self.trainees[0].dead.float().mean()),
+            "coefficient": max(self.trainees[0].coefficients.values(), default=0.0),
             "tokens_per_second": round(rate),
         }
 

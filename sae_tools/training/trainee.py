@@ -14,6 +14,7 @@ from sae_tools.common.errors import WorkbenchError
 from sae_tools.common.settings import Recipe
 from sae_tools.saes import TrainStepInput
 from sae_tools.training.resample import resample
+from sae_tools.training.sparsity import Controller
 from sae_tools.training.step_result import Result
 from sae_tools.training.steps import Stepper
 
@@ -39,6 +40,10 @@ class Trainee:
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
         self.silent = torch.zeros(recipe.d_sae, dtype=torch.long, device=device)
         """(d_sae,) tokens since each latent fired."""
+        self.coefficients: dict[str, float] = {}
+        """Of the losses, in the last step."""
+        n_steps, target = -(-recipe.training_tokens // recipe.batch_size), recipe.target_l0
+        self.control = None if target is None else Controller(target, n_steps, saes.warm_up_steps(self.sae))
 
     @property
     def dead(self) -> Tensor:
@@ -53,22 +58,35 @@ class Trainee:
         """
         if hasattr(self.sae, "before_step"):
             self.sae.before_step(step, n_steps)
-        result = self.stepper(TrainStepInput(rows, saes.coefficients(self.sae, step), self.dead, step, False))
+        self.coefficients = self._steered(step)
+        result = self.stepper(TrainStepInput(rows, self.coefficients, self.dead, step, False))
+        if self.recipe.frozen_decoder:
+            self.parameters["W_dec"].grad = None  # Adam then leaves it
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         distributed.average_(gradients)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         _refuse_not_finite(result, rows, norm, step)
+        share = learning_rate(step, n_steps, self.recipe)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * learning_rate(step, n_steps, self.recipe)
+            group["lr"] = self.recipe.lr * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         fired = distributed.greatest_(result.fired.to(torch.uint8)).bool()
         self.silent = torch.where(fired, 0, self.silent + len(rows) * distributed.world())
+        if self.control is not None:
+            l0 = result.l0.detach().double()[None]
+            distributed.average_([l0])
+            self.control.note(step, l0, share)
         every = self.recipe.resample_every
         # In the first half only: what is resampled late does not settle before the learning rate falls.
         if every and 0 < step + 1 <= n_steps // 2 and (step + 1) % every == 0:
             self._resample(rows, result.sae_out.detach(), step)
         return result
+
+    def _steered(self, step: int) -> dict[str, float]:
+        """The loss coefficients at `step`, steered where the recipe has a `target_l0`."""
+        factor = 1.0 if self.control is None else self.control.factor
+        return {name: factor * value for name, value in saes.coefficients(self.sae, step).items()}
 
     def _resample(self, rows: Tensor, sae_out: Tensor, step: int) -> None:
         dead, draw = self.dead, generator(self.seed, step)
@@ -79,6 +97,8 @@ class Trainee:
     def tensors(self) -> dict[str, Tensor]:
         """All that `restore` needs to go on as if never interrupted."""
         state: dict[str, Tensor] = {"silent": self.silent}
+        if self.control is not None:
+            state["control"] = self.control.state
         for name, parameter in self.parameters.items():
             state[f"weights.{name}"] = parameter.data
             for key, value in self.optimizer.state[parameter].items():
@@ -89,6 +109,8 @@ class Trainee:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over what `tensors` gave."""
         self.silent = state["silent"].to(self.silent.device)
+        if self.control is not None:
+            self.control.state = state["control"].cpu()
         buffers = dict(self.sae.named_buffers())
         for key, value in state.items():
             kind, _, rest = key.partition(".")

@@ -101,6 +101,8 @@ def test_settings_in_settings_are_read_too() -> None:
         ({"seed": -1}, "saes.a.seed is -1"),
         ({"product_dtype": "float16"}, "saes.a.product_dtype is 'float16'"),
         ({"resample_every": 100}, "saes.a.resample_every is 100, but only standard SAEs are resampled"),
+        ({"target_l0": 30}, "saes.a.target_l0 is 30, but topk has no sparsity coefficient to steer"),
+        ({"target_l0": -1.0}, "saes.a.target_l0 is -1.0"),
         ({"seeds": 0}, "saes.a.seeds is 0"),
         ({"architecture": "my.own.sae"}, "saes.a.architecture is 'my.own.sae'"),
         (

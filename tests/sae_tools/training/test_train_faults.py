@@ -63,6 +63,7 @@ RECIPES = {
     "batchtopk": recipe("batchtopk", {"k": 2.0}),
     "standard": recipe("standard", {"l1_coefficient": 3.0, "l1_warm_up_steps": 20}, resample_every=6, lr=0.02),
     "jumprelu": recipe("jumprelu", {"jumprelu_init_threshold": 0.2, "l0_warm_up_steps": 20}),
+    "target": recipe("standard", {"l1_coefficient": 3.0, "l1_warm_up_steps": 4}, target_l0=2.0, lr=0.02),
     "two seeds": recipe("topk", {"k": 2}, seeds=2),
 }
 

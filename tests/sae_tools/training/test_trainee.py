@@ -14,7 +14,8 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.common.settings import Recipe
-from sae_tools.metrics import agreement, explained_variance
+from sae_tools.metrics.dictionary import agreement
+from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.training.train import train
 from sae_tools.training.trainee import Trainee
 from tests.conftest import ARCHITECTURES

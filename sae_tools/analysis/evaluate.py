@@ -1,7 +1,7 @@
 """SAE x language model x held-out tokens -> metrics: how well it reconstructs, how sparse it is, what the model loses.
 
 Every mean is over text tokens. Special tokens keep their own activations when the SAE is spliced in, and lose them too
-when the site is zero-ablated: SAELens' `run_evals` with `exclude_special_tokens`.
+when the site is ablated: SAELens' `run_evals` with `exclude_special_tokens`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_tools import metrics
-from sae_tools.models.lm import LanguageModel, Patch
+from sae_tools.analysis.latents import describe_weights
+from sae_tools.analysis.predictions import Predictions, mean_activation
+from sae_tools.common.errors import InputError
+from sae_tools.metrics import reconstruction
+from sae_tools.metrics.averages import Histogram, Means
+from sae_tools.models.lm import LanguageModel
 from sae_tools.models.replay import Replay
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
+
+DUPLICATE = 0.9
+"""Cosine of two decoder directions from which one is a double of the other."""
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass
 class Evaluation:
     metrics: dict[str, float]
-    density: Tensor
-    """(d_sae,) share of tokens on which each feature fires."""
+    latents: pd.DataFrame
+    """Index feature; feature_density, consistent_activation_heuristic (mean firings in a block where it fires)."""
+    positions: pd.DataFrame
+    """Index position; means over the tokens there."""
+    worst: pd.DataFrame
+    """The tokens after which the SAE changes the prediction most."""
+    histograms: dict[str, Histogram]
+    """Of the tokens' L0 and cosine."""
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Everything but the figures, by name; `density` is the histogram of the latents' log10 densities."""
+        counts, edges = np.histogram(np.log10(self.latents["feature_density"] + 1e-6), bins=48, range=(-6, 0))
+        density = pd.DataFrame({"features": counts}, index=pd.Index(edges[:-1].round(4), name="log10_density"))
+        histograms = {name: histogram.table() for name, histogram in self.histograms.items()}
+        tables = {"latents": self.latents, "positions": self.positions, "worst": self.worst, "density": density}
+        return tables | histograms
 
 
 @dataclass(frozen=True)
@@ -47,72 +71,110 @@ class Seen:
 
 
 class Evaluator:
-    """Metrics of an SAE at a site of a model, batch by batch."""
+    """Metrics of an SAE at a site of a model, batch by batch; `mean` (d_in,) is what mean ablation puts there."""
 
-    def __init__(self, sae: SAE[Any], lm: LanguageModel, site: Site) -> None:
+    def __init__(self, sae: SAE[Any], lm: LanguageModel, site: Site, mean: Tensor) -> None:
         self.sae, self.lm, self.site = sae, lm, site
-        self._means, self._moments = metrics.Means(), metrics.Moments()
-        self._fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
-        self._ablated: Tensor | None = None
+        self._means, self._moments = Means(), reconstruction.Moments()
+        self._predictions = Predictions(lm, site, mean)
+        self._fired = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
+        self._histograms = {
+            "l0": Histogram(0, sae.cfg.d_sae + 1, sae.cfg.d_sae + 1),
+            "cossim": Histogram(-1, 1, 2000),
+        }
 
     @torch.no_grad()
     def add(self, ids: Tensor) -> Seen:
-        """Take (batch, context) ids."""
+        """Take (batch, context) ids.
+
+        Raises:
+            InputError: an activation is not finite.
+        """
         ids = ids.long().to(self.lm.device)
         text = self.lm.is_text(ids)
         replay = Replay(self.lm, self.site, ids)
         x = replay.acts[text]
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(
+                f"the activations of {self.lm.name!r} at {self.site.name} are not finite in {x.dtype}; "
+                "use a wider language_model.dtype."
+            )
         features = self.sae.encode(x)
         x_hat = self.sae.decode(features)
         output = replay.acts.masked_scatter(text[..., None], x_hat.to(x.dtype))
-        x, features = x.float(), features.float()
-        self._moments.add(x, x_hat.float())
-        self._fired += (features != 0).float().sum(dim=0).cpu()
-        self._means.add(metrics.per_token(x, x_hat.float(), features))
-        self._means.add(self._losses(replay, text, output))
+        x, x_hat, features = x.float(), x_hat.float(), features.float()
+        self._moments.add(x, x_hat)
+        self._count(features, text)
+        per_token = reconstruction.per_token(x, x_hat, features)
+        for name, histogram in self._histograms.items():
+            histogram.add(per_token[name])
+        self._means.add(per_token)
+        self._means.add({"explained_variance_legacy": reconstruction.explained_variance_legacy(x, x_hat)})
+        self._predictions.add(replay, text, output)
         return Seen(text, x, features)
 
-    def _losses(self, replay: Replay, text: Tensor, output: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and KL at each text token: of the model as it is, with the SAE's output, and with zeros."""
-        others = {"sae": replay.logits_with(Patch(self.site, lambda _: output)), "ablation": self._with_zeros(replay)}
-        clean, found = metrics.losses(replay.ids, replay.logits, others)
-        losses = {"ce_loss_without_sae": clean[text[:, :-1]]}
-        for name, (crossed, divergence) in found.items():
-            losses[f"ce_loss_with_{name}"] = crossed[text[:, :-1]]
-            losses[f"kl_div_with_{name}"] = divergence[text]
-        return losses
-
-    def _with_zeros(self, replay: Replay) -> Tensor:
-        """Zero-ablated logits; where zeros are all that later blocks are given, those of one block stand for all."""
-        zeros = Patch(self.site, torch.zeros_like, everywhere=True)
-        if not self.site.is_stream:
-            return replay.logits_with(zeros)
-        if self._ablated is None:
-            self._ablated = self.lm.logits(replay.ids[:1], zeros)
-        return self._ablated
+    def _count(self, features: Tensor, text: Tensor) -> None:
+        """On how many tokens, and in how many blocks, each feature fires."""
+        in_blocks = torch.stack([
+            (block != 0).float().sum(dim=0) for block in torch.split(features, text.sum(dim=1).tolist())
+        ])  # fmt: skip
+        self._fired += torch.stack([in_blocks.sum(dim=0), (in_blocks > 0).sum(dim=0)]).cpu()
 
     def result(self) -> Evaluation:
-        return Evaluation(_summary(self._means.mean(), self._moments, self._fired), self._fired / self._moments.n)
+        fired, blocks = self._fired
+        latents = pd.DataFrame({
+            "feature_density": (fired / self._moments.n).numpy(),
+            "consistent_activation_heuristic": (fired / blocks.clamp(min=1)).numpy(),
+        }).rename_axis("feature")  # fmt: skip
+        return Evaluation(
+            self._summary(fired / self._moments.n), latents, self._predictions.positions(), self._predictions.worst(),
+            self._histograms,
+        )  # fmt: skip
+
+    def _summary(self, density: Tensor) -> dict[str, float]:
+        moments, r2 = self._moments, self._moments.r2_per_dimension()
+        percentiles = {
+            f"{name}_p{round(100 * share):02}": histogram.percentile(share)
+            for name, histogram in self._histograms.items()
+            for share in QUANTILES
+        }
+        percentiles |= {f"r2_dimension_p{round(100 * share):02}": r2.quantile(share).item() for share in QUANTILES}
+        return self._means.mean() | self._predictions.summary() | percentiles | {
+            "explained_variance": moments.explained_variance(),
+            "fvu": 1 - moments.explained_variance(),
+            "mse": moments.mse(),
+            "relative_reconstruction_bias": moments.relative_reconstruction_bias(),
+            "dead_share": (density == 0).double().mean().item(),
+            "freq_over_1_percent": (density > 0.01).double().mean().item(),
+            "freq_over_10_percent": (density > 0.1).double().mean().item(),
+            "n_tokens": moments.n,
+        }  # fmt: skip
 
 
 def evaluate(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Evaluation:
-    """Metrics of `sae` at `site` on (n_blocks, context) ids, by SAELens' names; losses and KL in nats a token."""
-    evaluator = Evaluator(sae, lm, site)
+    """Metrics of `sae` at `site` on (n_blocks, context) ids, by SAELens' names; losses and KL in nats a token.
+
+    Raises:
+        InputError: an activation is not finite.
+    """
+    evaluator = Evaluator(sae, lm, site, mean_activation(lm, site, ids, batch_size))
     with tqdm(total=ids.numel(), desc="evaluate", unit="tok", unit_scale=True) as bar:
         for batch in torch.split(ids, batch_size):
             evaluator.add(batch)
             bar.update(batch.numel())
-    return evaluator.result()
+    result = evaluator.result()
+    result.latents = result.latents.join(describe_weights(sae))
+    result.metrics |= dictionary_summary(result.latents)
+    return result
 
 
-def _summary(means: dict[str, float], moments: metrics.Moments, fired: Tensor) -> dict[str, float]:
-    clean, spliced, ablated = (means[f"ce_loss_{name}"] for name in ("without_sae", "with_sae", "with_ablation"))
-    return means | {
-        "explained_variance": moments.explained_variance(),
-        "mse": moments.mse(),
-        "relative_reconstruction_bias": moments.relative_reconstruction_bias(),
-        "ce_loss_score": metrics.ce_loss_score(clean, spliced, ablated),
-        "kl_div_score": metrics.kl_div_score(means["kl_div_with_sae"], means["kl_div_with_ablation"]),
-        "dead_share": (fired == 0).double().mean().item(),
-        "n_tokens": moments.n,
+def dictionary_summary(latents: pd.DataFrame) -> dict[str, float]:
+    """Of the live latents: doubles (decoder cosine with another one above 0.9), how tied, how many come back best."""
+    live = latents[latents["feature_density"] > 0]
+    if not len(live):
+        return {"duplicate_share": 0.0, "encoder_decoder_cosine_sim": 0.0, "round_trip_share": 0.0}
+    return {
+        "duplicate_share": float((live["max_decoder_cosine_sim"] > DUPLICATE).mean()),
+        "encoder_decoder_cosine_sim": float(live["encoder_decoder_cosine_sim"].mean()),
+        "round_trip_share": float((live["round_trip_max"] > 1 - 1e-6).mean()),
     }

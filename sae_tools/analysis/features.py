@@ -19,6 +19,7 @@ from sae_tools.analysis.examples import Example, pick_examples
 from sae_tools.analysis.firings import BINS, Firings, find_firings
 from sae_tools.common.artifacts import verify
 from sae_tools.common.settings import Features
+from sae_tools.metrics.dictionary import spread
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
@@ -38,9 +39,11 @@ def describe(
     count, live = firings.count, firings.count > 0
     sums = np.bincount(firings.feature, weights=firings.value, minlength=firings.d_sae)
     steps = firings.feature.astype(np.int64) * BINS + firings.bin
+    promoted = promoted_tokens(sae, lm, site, config.n_promoted)
+    peaked = {name: promoted.pop(name) for name in ("kurtosis", "top10_share")}
     shown = {
         "histogram": np.bincount(steps, minlength=firings.d_sae * BINS).reshape(-1, BINS),
-        **promoted_tokens(sae, lm, site, config.n_promoted),
+        **promoted,
         **neighbours(sae.W_dec.detach().float(), config.n_neighbours),
     }
     table = pd.DataFrame(
@@ -49,6 +52,7 @@ def describe(
             "density": count / firings.n_tokens,
             "maximum": firings.maximum.astype(np.float64),
             "mean": sums / count.clip(min=1),
+            **peaked,
             **{name: [row if fires else row[:0] for row, fires in zip(rows, live, strict=True)]
                for name, rows in shown.items()},
         }
@@ -88,15 +92,24 @@ class _Texts(dict[int, str]):
 
 
 @torch.no_grad()
-def promoted_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, n: int) -> dict[str, np.ndarray]:
-    """(d_sae, n) tokens whose logits each feature raises and lowers most, by its direct effect (W_dec · γ · W_U)."""
+def promoted_tokens(
+    sae: SAE[Any], lm: LanguageModel, site: Site, n: int, with_bias: bool = False
+) -> dict[str, np.ndarray]:
+    """(d_sae, n) tokens whose logits each feature raises and lowers most, by its direct effect (W_dec · γ · W_U).
+
+    And (d_sae,) how peaked its effects on all logits are: kurtosis and top10_share, as `metrics.dictionary.spread`.
+    `with_bias` adds the decoder's bias to each direction.
+    """
     parts = []
     for directions in tqdm(torch.split(sae.W_dec.detach(), 1024), desc="promoted tokens"):
-        effects = lm.logit_effects(site, directions).float()
+        effects = lm.logit_effects(site, directions + sae.b_dec if with_bias else directions).float()
         best, worst = (effects.topk(min(n, lm.d_vocab), largest=largest) for largest in (True, False))
-        parts.append([t.cpu().numpy() for t in (best.indices, best.values, worst.indices, worst.values)])
-    names = ("top_tokens", "top_logits", "bottom_tokens", "bottom_logits")
-    return {name: np.concatenate(columns) for name, columns in zip(names, zip(*parts, strict=True), strict=True)}
+        found = {
+            "top_tokens": best.indices, "top_logits": best.values, "bottom_tokens": worst.indices,
+            "bottom_logits": worst.values, **spread(effects),
+        }  # fmt: skip
+        parts.append({name: values.cpu().numpy() for name, values in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def neighbours(directions: Tensor, n: int) -> dict[str, np.ndarray]:

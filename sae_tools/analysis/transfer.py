@@ -18,8 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_tools.analysis.evaluate import Evaluator
+from sae_tools.analysis.predictions import mean_activation
 from sae_tools.common.errors import InputError
-from sae_tools.metrics import Correlation, Means
+from sae_tools.metrics.averages import Correlation, Means
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
@@ -89,12 +90,15 @@ def transfer(
     tokenizers = check_pair(base, finetuned, site)
     evaluations, tables = {}, []
     for text, ids in texts.items():
-        pair = {"base": Evaluator(sae, base, site), "finetuned": Evaluator(sae, finetuned, site)}
+        pair = {
+            which: Evaluator(sae, lm, site, mean_activation(lm, site, ids, batch_size))
+            for which, lm in (("base", base), ("finetuned", finetuned))
+        }
         similarities, correlation = _read(pair["base"], pair["finetuned"], torch.split(ids, batch_size), text)
         found = {which: evaluator.result() for which, evaluator in pair.items()}
         evaluations[text] = {which: evaluation.metrics for which, evaluation in found.items()}
         evaluations[text]["activations"] = similarities.mean()
-        table = pd.DataFrame({f"density_{which}": evaluation.density.numpy() for which, evaluation in found.items()})
+        table = pd.DataFrame({f"density_{which}": found[which].latents["feature_density"] for which in found})
         tables.append(table.assign(correlation=correlation.value().numpy()).rename_axis("feature"))
     metrics = {"tokenizer": tokenizers, "features": summarise(tables[0]), **evaluations}
     return Transferred(metrics, tables[0])

@@ -141,18 +141,8 @@ class LanguageModel:
         return torch.tensor([[*begin, *ids]], dtype=torch.long, device=self.device)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, such that all joined are the decoded text.
-
-        A character spread over several byte tokens stands at its last one; the ones before are empty.
-        """
-        pieces: list[str] = []
-        done = ""
-        for end in range(1, len(ids) + 1):
-            text = self.tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            whole = end == len(ids) or not text.endswith("\ufffd")
-            pieces.append(text[len(done) :] if whole else "")
-            done = text if whole else done
-        return pieces
+        """The text of each token, as the function `pieces`."""
+        return pieces(self.tokenizer, ids)
 
     def is_text(self, ids: Tensor) -> Tensor:
         """Boolean mask, shaped as `ids`: true where a token is not a special one."""
@@ -231,6 +221,21 @@ class LanguageModel:
             directions = directions - directions.mean(dim=-1, keepdim=True)
         effects: Tensor = (directions * _gamma(final_norm, directions)) @ self.unembedding.T
         return effects
+
+
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token, such that all joined are the decoded text.
+
+    A character spread over several byte tokens stands at its last one; the ones before are empty.
+    """
+    found: list[str] = []
+    done = ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        whole = end == len(ids) or not text.endswith("\ufffd")
+        found.append(text[len(done) :] if whole else "")
+        done = text if whole else done
+    return found
 
 
 def _gamma(norm: nn.Module, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sae_lens.evals import get_eval_everything_config, run_evals
@@ -36,7 +37,9 @@ class OurTokens:
         pass
 
 
-def saelens_metrics(folder: Path, lm: LanguageModel, site: str, ids: Tensor) -> tuple[dict[str, float], list[float]]:
+def saelens_metrics(
+    folder: Path, lm: LanguageModel, site: str, ids: Tensor
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     sae = saes.load(folder)
     sae.cfg.metadata.hook_name = site
     model = AutoModelForCausalLM.from_pretrained(lm.name, attn_implementation="eager")
@@ -47,7 +50,7 @@ def saelens_metrics(folder: Path, lm: LanguageModel, site: str, ids: Tensor) -> 
     store: Any = OurTokens(ids)
     groups, features = run_evals(sae, store, bridge, ActivationScaler(), config)
     metrics = {name: value for group in groups.values() for name, value in group.items()}
-    return metrics, features["feature_density"]
+    return metrics, features
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -55,19 +58,24 @@ def saelens_metrics(folder: Path, lm: LanguageModel, site: str, ids: Tensor) -> 
 def test_metrics_equal_saelens(tiny_lm: TinyLM, ids: Tensor, tmp_path: Path, family: str, architecture: str) -> None:
     lm = tiny_lm(family)
     saes.save(random_sae(architecture), tmp_path)
-    theirs, density = saelens_metrics(tmp_path, lm, SITE, ids)
-    ours = evaluate(saes.load(tmp_path), lm, lm.site(SITE), ids, batch_size=2)
+    theirs, features = saelens_metrics(tmp_path, lm, SITE, ids)
+    ours = evaluate(saes.load(tmp_path), lm, lm.site(SITE), ids, batch_size=3)
     for name in (
-        "l0", "l1", "mse", "explained_variance", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio",
-        "relative_reconstruction_bias", "ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation",
+        "l0", "l1", "mse", "explained_variance", "explained_variance_legacy", "cossim", "l2_norm_in", "l2_norm_out",
+        "l2_ratio", "relative_reconstruction_bias", "ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation",
         "ce_loss_score", "kl_div_with_sae", "kl_div_with_ablation", "kl_div_score",
     ):  # fmt: skip
         # A score divides small differences of what was just compared.
         rel = 1e-3 if name.endswith("score") else 1e-4
         assert ours.metrics[name] == pytest.approx(theirs[name], rel=rel, abs=1e-6), name
-    torch.testing.assert_close(ours.density.float(), torch.tensor(density))
+    for name, values in features.items():
+        # A latent that never fires has 0 / 0 firings a block there, 0 here.
+        np.testing.assert_allclose(ours.latents[name], np.nan_to_num(values), rtol=1e-4, atol=1e-6, err_msg=name)
     assert ours.metrics["n_tokens"] == 3 * 39 - 1
-    assert ours.metrics["dead_share"] == pytest.approx(sum(d == 0 for d in density) / len(density))
+    density = np.array(features["feature_density"])
+    assert ours.metrics["dead_share"] == pytest.approx((density == 0).mean())
+    assert ours.metrics["freq_over_1_percent"] == pytest.approx((density > 0.01).mean())
+    assert ours.metrics["freq_over_10_percent"] == pytest.approx((density > 0.1).mean())
 
 
 @pytest.mark.parametrize("kind", ["hook_mlp_out", "mlp.hook_post", "attn.hook_z", "hook_resid_pre"])
@@ -85,6 +93,8 @@ def test_metrics_equal_saelens_at_other_sites(tiny_lm: TinyLM, ids: Tensor, tmp_
 def test_metrics_do_not_depend_on_the_batch_size(tiny_lm: TinyLM, ids: Tensor, normalisation: str) -> None:
     lm, sae = tiny_lm("gpt2"), random_sae("standard", normalize_activations=normalisation)
     one, all_at_once = (evaluate(sae, lm, lm.site(SITE), ids, batch_size).metrics for batch_size in (1, 3))
+    for metrics in (one, all_at_once):
+        del metrics["explained_variance_legacy"]  # whose mean is a batch's
     assert one == pytest.approx(all_at_once, rel=1e-4)
 
 

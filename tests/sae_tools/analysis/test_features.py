@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import kurtosis
 from torch import Tensor
 
 from sae_tools import saes
 from sae_tools.analysis.examples import BANDS, pick_examples
-from sae_tools.analysis.features import FeatureStore, describe, labels, neighbours
+from sae_tools.analysis.features import FeatureStore, describe, labels, neighbours, promoted_tokens
 from sae_tools.analysis.firings import Firings, find_firings
 from sae_tools.common.artifacts import new_folder
 from sae_tools.common.errors import ArtifactError
@@ -165,6 +166,18 @@ def test_promoted_tokens_are_the_largest_and_smallest_effects(tables: Tables, sa
         np.testing.assert_allclose(row["bottom_logits"], effects[feature][order[::-1][:6]], rtol=1e-3)
         np.testing.assert_allclose(effects[feature][row["top_tokens"]], row["top_logits"], rtol=1e-3)
         np.testing.assert_allclose(effects[feature][row["bottom_tokens"]], row["bottom_logits"], rtol=1e-3)
+
+
+def test_effects_with_the_bias_and_how_peaked_they_are(sae: Any, lm: LanguageModel) -> None:
+    norm = lm.model.get_submodule("model.norm").weight
+    for with_bias in (False, True):
+        found = promoted_tokens(sae, lm, lm.site(SITE), 6, with_bias)
+        directions = sae.W_dec + sae.b_dec if with_bias else sae.W_dec
+        effects = ((directions * norm) @ lm.unembedding.T).detach().double().numpy()
+        np.testing.assert_allclose(found["top_logits"], -np.sort(-effects, axis=1)[:, :6], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(found["kurtosis"], kurtosis(effects, axis=1, fisher=False), rtol=1e-3)
+        share = np.sort(np.abs(effects))[:, -10:].sum(axis=1) / np.abs(effects).sum(axis=1)
+        np.testing.assert_allclose(found["top10_share"], share, rtol=1e-3)
 
 
 def test_neighbours_equal_a_brute_force() -> None:

@@ -1,0 +1,39 @@
+"""What an SAE's weights say of each latent: norms, doubles, whether it comes back when it is decoded and encoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_tools.metrics import dictionary
+from sae_tools.saes import SAE, decoded
+
+BLOCK = 1024
+"""Latents decoded and encoded together."""
+
+
+@torch.no_grad()
+def describe_weights(sae: SAE[Any]) -> pd.DataFrame:
+    """A row a latent, the columns of `metrics.dictionary.weights` and `round_trip`."""
+    encoder = getattr(sae, "W_enc", None)  # matching pursuit has none: it reads with its decoder
+    columns = dictionary.weights(
+        sae.W_dec.T if encoder is None else encoder, getattr(sae, "b_enc", getattr(sae, "b_gate", None)), sae.W_dec
+    )
+    values = {name: found.numpy() for name, found in (columns | round_trip(sae)).items()}
+    return pd.DataFrame(values).rename_axis("feature")
+
+
+@torch.no_grad()
+def round_trip(sae: SAE[Any]) -> dict[str, Tensor]:
+    """Decode each one-hot latent and encode it again: what of it comes back, as `round_trip_ratios`, each (d_sae,)."""
+    parts = []
+    for start in tqdm(range(0, sae.cfg.d_sae, BLOCK), desc="round trip", unit="block", leave=False):
+        which = torch.arange(start, min(start + BLOCK, sae.cfg.d_sae), device=sae.W_dec.device)
+        encoded = sae.encode(decoded(sae, which)).float()
+        own = encoded.gather(1, which[:, None])[:, 0]
+        parts.append(dictionary.round_trip_ratios(own, encoded))
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}

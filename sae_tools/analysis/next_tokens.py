@@ -1,0 +1,39 @@
+"""The likeliest next tokens at each position of a text: of the model, with an SAE spliced in, and with zeros there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_tools.models.lm import LanguageModel, Patch
+from sae_tools.models.replay import Replay
+from sae_tools.models.sites import Site
+from sae_tools.saes import SAE
+
+WAYS = ("model", "sae", "zeros")
+
+
+@torch.no_grad()
+def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: int = 5) -> pd.DataFrame:
+    """Rows (position, rank), rank 1 the likeliest, of (1, n) ids; columns token, and a token and its probability a way.
+
+    `model_token`, `model_probability`, likewise `sae_` (special tokens keep their own activations) and `zeros_` (none
+    does, as in `evaluate`).
+    """
+    replay = Replay(lm, site, ids.to(lm.device))
+    patches = {
+        "sae": Patch(site, lambda acts: sae.decode(sae.encode(acts)).to(acts.dtype)),
+        "zeros": Patch(site, torch.zeros_like, everywhere=True),
+    }
+    logits = {"model": replay.logits} | {way: replay.logits_with(patch) for way, patch in patches.items()}
+    pieces, k = lm.pieces(ids[0].tolist()), min(k, lm.d_vocab)
+    index = pd.MultiIndex.from_product([range(len(pieces)), range(1, k + 1)], names=["position", "rank"])
+    table = pd.DataFrame({"token": [piece for piece in pieces for _ in range(k)]}, index=index)
+    for way in WAYS:
+        likeliest = logits[way][0].float().softmax(dim=-1).topk(k)
+        table[f"{way}_token"] = [lm.tokenizer.decode([i]) for i in likeliest.indices.flatten().tolist()]
+        table[f"{way}_probability"] = likeliest.values.flatten().cpu().numpy()
+    return table

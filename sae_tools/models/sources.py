@@ -52,6 +52,19 @@ def check_model(name: str) -> dict[str, Any] | None:
         raise InputError(f"{name + '/config.json'!r} is not JSON; give a folder written by save_pretrained.") from None
 
 
+def check_probe(path: str) -> None:
+    """A labelled table to probe with, whose contents are checked when it is read.
+
+    Raises:
+        InputError: no such file, or not one of the formats.
+    """
+    suffixes = [suffix for suffix in Path(path).suffixes if suffix not in COMPRESSIONS]
+    if not Path(path).is_file():
+        raise InputError(f"probe table {path!r} does not exist; give a .csv (also .gz, .zst) or .parquet file.")
+    if not suffixes or suffixes[-1] not in (".csv", ".parquet"):
+        raise InputError(f"probe table {path!r} is of no known format; give a .csv (also .gz, .zst) or .parquet file.")
+
+
 def n_layers(config: dict[str, Any]) -> int:
     """Number of blocks, by whichever name a family's config.json gives it."""
     for key in ("num_hidden_layers", "n_layer", "num_layers"):

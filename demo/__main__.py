@@ -24,14 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo", description="Explore and steer a model's features.")
     options = {
         "artifacts": (Path, Path("artifacts"), "what the pipeline made"),
-        "metrics": (Path, Path("metrics"), "what the pipeline measured"),
         "host": (str, "0.0.0.0" if on_spaces else "127.0.0.1", "address to listen on"),
         "port": (int, 7860, "port to listen on"),
     }
     for name, (kind, default, what) in options.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default: %(default)s)")
     given = parser.parse_args(arguments)
-    results = Results(given.artifacts, given.metrics)
+    results = Results(given.artifacts)
     try:
         names = results.names()
     except WorkbenchError as error:

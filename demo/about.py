@@ -5,23 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from demo.limits import MAX_NEW_TOKENS, MAX_SECONDS, MAX_TOKENS
-from demo.render import escape, note, number, share
 from demo.workbench import Opened
+from sae_tools.reports.meanings import MEANINGS, shown
+from sae_tools.reports.render import escape, note, number
 
-# SAELens' names, which the pipeline writes.
-MEANINGS = {
-    "l0": ("L0", "features that fire on a token, on average"),
-    "explained_variance": ("Explained variance", "part of the activations' variance that the SAE rebuilds; 1 is all"),
-    "ce_loss_score": ("CE recovered", "part of the model's skill that survives on rebuilt activations; 1 is all"),
-    "ce_loss_without_sae": ("CE, model as it is", "cross-entropy in nats a token; lower is better"),
-    "ce_loss_with_sae": ("CE with the SAE spliced in", "the same with the rebuilt activations"),
-    "ce_loss_with_ablation": ("CE with the site zeroed", "the same with the activations set to zero"),
-    "kl_div_with_sae": ("KL with the SAE", "how far the spliced model's predictions are from the model's own, in nats"),
-    "cossim": ("Cosine", "between an activation and what the SAE makes of it; 1 is the same direction"),
-    "l2_ratio": ("Length ratio", "of the rebuilt activations to the real ones; below 1 they are shrunk"),
-    "mse": ("MSE", "squared error of the rebuilt activations, summed over their dimensions"),
-    "dead_share": ("Dead", "part of the features that never fired on the tokens evaluated"),
-}
+SHOWN = (
+    "l0", "explained_variance", "ce_loss_score", "top1_agreement", "ce_loss_without_sae", "ce_loss_with_sae",
+    "ce_loss_with_ablation", "kl_div_with_sae", "cossim", "l2_ratio", "dead_share", "freq_over_10_percent",
+    "duplicate_share",
+)  # fmt: skip
+"""Of what the pipeline measured, that which the page shows."""
 GLOSSARY = (
     ("Activation", "the list of numbers by which the model represents a token inside one of its layers."),
     ("Sparse autoencoder (SAE)", "a small network that rewrites each activation as a sum of a few <em>features</em>."),
@@ -61,12 +54,12 @@ def _short(name: str) -> str:
 
 
 def metrics_table(columns: dict[str, dict[str, float]], explained: bool = True) -> str:
-    """The metrics that are known here as rows, one column a model; the meaning stands below or shows on hover."""
+    """Metrics as rows, one column a model; the meaning stands below or shows on hover."""
     columns = {name: values for name, values in columns.items() if values}
     if not columns:
         return note("No metrics are there yet. They are written by the pipeline's evaluate stage.", "empty")
     present = {key for values in columns.values() for key in values}
-    keys = [key for key in MEANINGS if key in present]
+    keys = [key for key in SHOWN if key in present]
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(_metric_row(key, columns, explained) for key in keys)
     top = f"<thead><tr><th>Metric</th>{head}</tr></thead>"
@@ -77,20 +70,21 @@ def _metric_row(key: str, columns: dict[str, dict[str, float]], explained: bool)
     name, meaning = MEANINGS[key]
     cells = []
     for values in columns.values():
-        shown = "–" if key not in values else share(values[key]) if key == "dead_share" else number(values[key])
-        cells.append(f"<td>{escape(shown)}</td>")
+        cell = shown(key, values[key]) if key in values else "–"
+        cells.append(f"<td>{escape(cell)}</td>")
     below = f"<small>{meaning}</small>" if explained else ""
     return f'<tr><td title="{escape(meaning)}">{name}{below}</td>{"".join(cells)}</tr>'
 
 
-def about(opened: Opened, metrics: dict[str, float]) -> str:
+def about(opened: Opened, metrics: dict[str, float], verdict: list[str]) -> str:
     """The About tab."""
+    words = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict)
     glossary = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in GLOSSARY)
     limits = "".join(f"<li>{limit}</li>" for limit in LIMITS)
     examined = f"{int(opened.store.about['n_tokens']):,}"
     return (
         f'<h3>Words used here</h3><dl class="glossary">{glossary}</dl><h3>How good is this SAE?</h3>'
-        f"{metrics_table({opened.name: metrics})}{note(f'Features were examined on {examined} tokens.')}"
+        f"{words}{metrics_table({opened.name: metrics})}{note(f'Features were examined on {examined} tokens.')}"
         f'<h3>Limits</h3><ul class="limits">{limits}</ul>'
     )
 

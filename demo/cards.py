@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
 
-from demo.render import chip, escape, isolated, note, number, share, strip
 from demo.workbench import Firing, Opened, Reading
 from sae_tools.analysis.examples import Example
+from sae_tools.reports.render import chip, escape, isolated, note, number, share, strip
 
 DENSE = 0.1
 ROWS = 20

@@ -14,10 +14,10 @@ import pandas as pd
 from demo import about, limits, plots
 from demo.cards import card_body, card_head, firing_rows, firing_table, label_of
 from demo.limits import Refused
-from demo.render import escape, legend, note, number, strip, visible
 from demo.results import Results
 from demo.workbench import Opened, Reading, Which, Workbench, Written
 from sae_tools.analysis.steering import Mode
+from sae_tools.reports.render import escape, legend, note, number, strip, visible
 
 View = dict[str, Any]
 NO_FINETUNED = (
@@ -78,7 +78,7 @@ class Handlers:
         metrics = self._results.evaluation(opened.name)
         return {
             "badges": about.badges(opened, metrics),
-            "about": about.about(opened, metrics),
+            "about": about.about(opened, metrics, self._results.verdict(opened.name)),
             "compared": "",
             "compared_prompt": "",
             **self._transfer(opened, chosen),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from demo.render import escape, number, share
+from sae_tools.reports.render import escape, number, share
 
 ACCENT, CHOSEN = "#14a394", "#e2574c"
 # Readable on white and on near-black alike, so a figure needs not know the theme.

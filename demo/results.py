@@ -18,10 +18,9 @@ from sae_tools.common.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Results:
-    """The folders `artifacts/` and `metrics/` of one run of the pipeline."""
+    """The folder `artifacts/` of one run of the pipeline."""
 
     artifacts: Path
-    metrics: Path
 
     def names(self) -> list[str]:
         """SAEs that have both weights and features, the one that explains most first.
@@ -38,12 +37,19 @@ class Results:
 
     def evaluation(self, name: str) -> dict[str, float]:
         """Metrics of one SAE on its own model."""
-        return _numbers(_read(self.metrics / "evaluate" / f"{name}.json"))
+        return _numbers(_read(self.artifacts / "evaluation" / name / "figures.json"))
+
+    def verdict(self, name: str) -> list[str]:
+        """What those mean, in sentences; none where nothing was measured."""
+        found = _read(self.artifacts / "evaluation" / name / "verdict.json")
+        return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
     def transfer(self, name: str) -> dict[str, dict[str, float]]:
         """Metrics of one SAE by column: each text through each model; empty where no finetuned model was given."""
         columns = {}
-        report = _read(self.metrics / "transfer" / f"{name}.json")
+        report = _read(self.artifacts / "transfer" / name / "figures.json")
+        if not isinstance(report, dict):
+            return {}
         for text, text_name in (("base_text", "base text"), ("finetuned_text", "finetuned text")):
             for model in ("base", "finetuned"):
                 found = report.get(text)
@@ -61,14 +67,14 @@ class Results:
         return table.set_index("feature") if "feature" in table.columns else table
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
+    """A JSON file's value; {} where there is none."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON ({error}): run `dvc repro` to write it again.") from None
-    return value if isinstance(value, dict) else {}
 
 
 def _numbers(value: object) -> dict[str, float]:

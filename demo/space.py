@@ -68,7 +68,7 @@ def build(root: Path, target: Path, most_bytes: int = MOST_BYTES) -> int:
     Raises:
         WorkbenchError: artifacts are missing or damaged, a local model lies outside the project, or it is too large.
     """
-    results = Results(root / "artifacts", root / "metrics")
+    results = Results(root / "artifacts")
     models = _models(root, results)
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -91,10 +91,8 @@ def _fill(space: Path, root: Path, results: Results, models: list[str]) -> None:
             if path.suffix in CODE and "__pycache__" not in path.parts:
                 _copy(path, space / path.relative_to(root))
     for name in results.names():
-        for kind in ("saes", "features", "transfer"):
+        for kind in ("saes", "features", "evaluation", "transfer"):
             _copy_folder(root / "artifacts" / kind / name, space / "artifacts" / kind / name)
-        for kind in ("evaluate", "transfer"):
-            _copy(root / "metrics" / kind / f"{name}.json", space / "metrics" / kind / f"{name}.json")
     for model in models:
         if (root / model).is_dir():
             for pattern in MODEL_FILES:

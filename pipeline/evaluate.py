@@ -1,34 +1,72 @@
-"""evaluate: SAE + base model + held-out tokens -> metrics/evaluate/<name>.json and the histogram of densities."""
+"""evaluate: SAE + base model + held-out tokens -> metrics/evaluate/<name>.json, artifacts/evaluation/<name>, a verdict.
+
+The metrics hold what people compare; the folder has every figure, the tables behind the report, and the verdict.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pipeline import paths
 from pipeline.params import Params, run
 
+COMPARED = (
+    "ce_loss_score", "ce_loss_with_sae", "ce_loss_without_sae", "cossim", "dead_share", "duplicate_share",
+    "explained_variance", "freq_over_10_percent", "kl_div_with_sae", "l0", "n_tokens", "top1_agreement",
+)  # fmt: skip
+
 
 def main(params: Params, name: str) -> None:
-    import numpy as np
     import pandas as pd
 
     from sae_tools import saes
     from sae_tools.analysis.evaluate import evaluate
-    from sae_tools.common.artifacts import write_json
+    from sae_tools.analysis.probing import probe, read_table
+    from sae_tools.analysis.verdict import verdict
+    from sae_tools.common.artifacts import new_folder, read_manifest, write_json
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
     from sae_tools.verify import check
 
     models, config = params.language_model, params.evaluate
+    tables = [read_table(Path(path)) for path in config.probes]
     check(paths.TOKENS)
     check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     ids = Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)
     result = evaluate(sae, lm, lm.site(params.site), ids, config.batch_size)
-    write_json(paths.metrics("evaluate", name), result.metrics)
-    counts, edges = np.histogram(np.log10(result.density.numpy() + 1e-6), bins=48, range=(-6, 0))
+    chance = paths.baseline(name)
+    baseline = None
+    if (chance / "cfg.json").exists():
+        check(chance)
+        frozen = saes.load(chance, device=str(lm.device))
+        baseline = evaluate(frozen, lm, lm.site(params.site), ids, config.batch_size).metrics
+    recipe = read_manifest(paths.sae(name))[1]["recipe"]
+    probes = [probe(sae, lm, lm.site(params.site), table, config.batch_size) for table in tables]
+    found = result.tables() | ({"probes": pd.concat(probes, ignore_index=True)} if probes else {})
+    sentences = verdict(result.metrics, sae.cfg.d_in, recipe, curve(name), baseline)
+    about = {"sae": name, "architecture": sae.cfg.architecture(), "d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae}
+    with new_folder(paths.evaluation(name), about) as folder:
+        write_json(folder / "figures.json", result.metrics)
+        write_json(folder / "verdict.json", sentences)
+        if baseline:
+            write_json(folder / "baseline.json", baseline)
+        for what, table in found.items():
+            table.to_parquet(folder / f"{what}.parquet")
+    write_json(paths.metrics("evaluate", name), {key: result.metrics[key] for key in COMPARED})
     plot = paths.plot("density", name)
     plot.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame({"log10_density": edges[:-1].round(4), "features": counts}).to_csv(plot, sep="\t", index=False)
+    found["density"].to_csv(plot, sep="\t")
+    print(f"\n{name}:", *sentences, sep="\n  ")
+
+
+def curve(name: str) -> list[float]:
+    """Explained variance over the training steps."""
+    import pandas as pd
+
+    table = pd.read_csv(paths.plot("train", name), sep="\t")
+    return [float(value) for value in table["explained_variance"]]
 
 
 if __name__ == "__main__":

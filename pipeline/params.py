@@ -29,7 +29,7 @@ from sae_tools.common.settings import (
     read_sae,
 )
 from sae_tools.models.sites import locate
-from sae_tools.models.sources import check_context, check_dataset, check_model, n_layers
+from sae_tools.models.sources import check_context, check_dataset, check_model, check_probe, n_layers
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 
@@ -105,6 +105,8 @@ def _check_sources(params: Params) -> None:
         for name in ("n_tokens", "held_out_tokens"):
             if getattr(dataset, name) == 0 and (where, name) != ("transfer.dataset", "n_tokens"):
                 raise SettingError(f"{where}.{name} is 0, but it should be greater than 0.")
+    for probe in params.evaluate.probes:
+        check_probe(probe)
     for model in (params.language_model.base, params.language_model.finetuned):
         config = check_model(model) if model else None
         if config is not None:

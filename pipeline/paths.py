@@ -6,10 +6,19 @@ from pathlib import Path
 
 TOKENS = Path("artifacts/tokens")
 ACTIVATIONS = Path("artifacts/activations")
+REPORTS = Path("reports")
 
 
 def sae(name: str) -> Path:
     return Path("artifacts/saes") / name
+
+
+def baseline(name: str) -> Path:
+    return Path("artifacts/baselines") / name
+
+
+def evaluation(name: str) -> Path:
+    return Path("artifacts/evaluation") / name
 
 
 def transfer(name: str) -> Path:

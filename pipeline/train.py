@@ -6,6 +6,9 @@ An SAE given as `release` is not trained but fetched into the same place. Under 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -14,18 +17,30 @@ from pipeline.workers import spread
 from sae_tools.common.settings import Pretrained, Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sae_tools.activations.shards import Shards
     from sae_tools.training.train import Trained
 
+logger = logging.getLogger("sae_tools.pipeline")
 SAMPLE = 65_536
 """Rows from which the mean norm is taken."""
-COLUMNS = ["step", "tokens", "loss", "explained_variance", "l0", "dead_share", "tokens_per_second"]
+COMPARED = 8_192
+"""Rows on which a saved SAE is compared with the one in memory."""
+COLUMNS = ["step", "tokens", "loss", "explained_variance", "l0", "dead_share", "coefficient", "tokens_per_second"]
 
 
 def main(params: Params, name: str) -> None:
     recipe = params.saes[name]
     if isinstance(recipe, Recipe):
-        spread(params.language_model.device, recipe.batch_size)
+        train_into(paths.sae(name), params, recipe, lambda result, rows: write(params, name, result, rows))
+    else:
+        fetch(params, name, recipe)
+
+
+def train_into(target: Path, params: Params, recipe: Recipe, write: Callable[[Trained, Tensor], None]) -> None:
+    """Train, with a scratch folder beside `target`; `write` gets the result and a sample of rows, in one process."""
+    spread(params.language_model.device, recipe.batch_size)
     from sae_tools.activations.shards import Shards
     from sae_tools.common import distributed
     from sae_tools.common.artifacts import sha256, workspace
@@ -34,18 +49,15 @@ def main(params: Params, name: str) -> None:
     with distributed.group():
         check(paths.ACTIVATIONS)
         shards = Shards(paths.ACTIVATIONS / params.site)
-        if isinstance(recipe, Pretrained):
-            fetch(params, name, recipe, shards)
-            return
         identity = {
             "recipe": dataclasses.asdict(recipe),
             "site": params.site,
             "activations": sha256(paths.ACTIVATIONS / "manifest.json"),
         }
-        with workspace(paths.sae(name), identity, exclusive=distributed.rank() == 0) as folder:
+        with workspace(target, identity, exclusive=distributed.rank() == 0) as folder:
             result = learn(params, recipe, shards, folder)
             if distributed.rank() == 0:
-                write(params, name, result)
+                write(result, shards.sample(COMPARED, recipe.seed))
 
 
 def learn(params: Params, recipe: Recipe, shards: Shards, folder: Any) -> Trained:
@@ -65,19 +77,20 @@ def learn(params: Params, recipe: Recipe, shards: Shards, folder: Any) -> Traine
     )
 
 
-def write(params: Params, name: str, result: Trained) -> None:
+def write(params: Params, name: str, result: Trained, rows: Tensor) -> None:
     """The SAE, with those of further seeds in folders of their own; the curve; its end and how far seeds agree."""
     import pandas as pd
 
     from sae_tools import saes
     from sae_tools.common.artifacts import new_folder, write_json
     from sae_tools.common.faults import reach
-    from sae_tools.metrics import agreement
+    from sae_tools.metrics.dictionary import agreement
 
     reach("before-save")
-    with new_folder(paths.sae(name), {"sae": name, "site": params.site}) as folder:
+    with new_folder(paths.sae(name), {"sae": name, "site": params.site, "recipe": settings(params, name)}) as folder:
         for i, sae in enumerate(result.saes):
             saes.save(sae, folder / f"seed-{i}" if i else folder)
+    compare(name, quality(saes.load(paths.sae(name)), rows), quality(result.sae.eval(), rows))
     last: dict[str, Any] = {key: result.curve[-1][key] for key in COLUMNS[1:-1]}
     if len(result.saes) > 1:
         last["seeds"] = agreement([sae.W_dec for sae in result.saes], result.live)
@@ -85,19 +98,63 @@ def write(params: Params, name: str, result: Trained) -> None:
     write_curve(name, pd.DataFrame(result.curve, columns=COLUMNS))
 
 
-def fetch(params: Params, name: str, source: Pretrained, shards: Shards) -> None:
+def fetch(params: Params, name: str, source: Pretrained) -> None:
     """Take a pretrained SAE."""
     import pandas as pd
 
     from sae_tools import saes
+    from sae_tools.activations.shards import Shards
     from sae_tools.common.artifacts import new_folder, write_json
+    from sae_tools.verify import check
 
+    check(paths.ACTIVATIONS)
+    shards = Shards(paths.ACTIVATIONS / params.site)
     sae = saes.load(source.release, source.sae_id)
     saes.check_width(sae, shards.d_in, f"saes.{name}", params.site)
-    with new_folder(paths.sae(name), {"sae": name, "site": params.site}) as folder:
+    with new_folder(paths.sae(name), {"sae": name, "site": params.site, "recipe": {}}) as folder:
         saes.save(sae, folder)
+    compare(name, quality(saes.load(paths.sae(name)), shards.sample(COMPARED, 0)))
     write_json(paths.metrics("train", name), {})
     write_curve(name, pd.DataFrame(columns=COLUMNS))
+
+
+def quality(sae: Any, rows: Tensor) -> tuple[float, float]:
+    """Explained variance and L0 of an SAE on (n, d_in) rows."""
+    import torch
+
+    from sae_tools.metrics.reconstruction import explained_variance
+
+    with torch.no_grad():
+        rows = rows.to(sae.W_dec.device)
+        features = sae.encode(rows)
+        return explained_variance(rows, sae.decode(features)), float((features != 0).float().sum(dim=-1).mean())
+
+
+def compare(name: str, found: tuple[float, float], trained: tuple[float, float] | None = None) -> None:
+    """Say what the SAE on disk does on the rows at hand, and warn where it is not what it should be."""
+    ev, l0 = found
+    if trained is not None and (abs(ev - trained[0]) > 0.02 or abs(l0 - trained[1]) > 0.1 * trained[1]):
+        logger.warning(
+            "saes.%s was trained to explained variance %.3f and L0 %.1f, but read back from its folder it has %.3f and "
+            "%.1f: it is not the SAE that was trained",
+            name, *trained, ev, l0,
+        )  # fmt: skip
+    elif ev <= 0:
+        logger.warning(
+            "saes.%s rebuilds these activations worse than their mean does (explained variance %.2f, L0 %.1f). Likely "
+            "causes: another site or layer than it was trained on (off by one?), a missing begin token, a scaling of "
+            "activations that was not folded, a threshold that was lost",
+            name, ev, l0,
+        )  # fmt: skip
+    else:
+        logger.info("saes.%s, read back from its folder: explained variance %.3f, L0 %.1f", name, ev, l0)
+
+
+def settings(params: Params, name: str) -> dict[str, Any]:
+    """The recipe as it stands in params.yaml."""
+    found = dataclasses.asdict(params.saes[name])
+    options: dict[str, Any] = found.pop("architecture_options")
+    return found | options
 
 
 def write_curve(name: str, curve: Any) -> None:

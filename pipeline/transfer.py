@@ -1,9 +1,16 @@
-"""transfer: SAE + base and finetuned model on equal tokens -> metrics/transfer/<name>.json, a table of features."""
+"""transfer: SAE + base and finetuned model on equal tokens -> metrics/transfer/<name>.json, artifacts/transfer/<name>.
+
+The metrics hold what people compare; the folder has every figure and a table of features.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline import paths
 from pipeline.params import Params, run
+
+MODELS, KEYS = ("base", "finetuned"), ("explained_variance", "ce_loss_score")
 
 
 def main(params: Params, name: str) -> None:
@@ -30,7 +37,23 @@ def main(params: Params, name: str) -> None:
     result = transfer(sae, base, finetuned, base.site(params.site), texts, config.batch_size)
     with new_folder(paths.transfer(name), {"sae": name}) as folder:
         result.features.to_parquet(folder / "features.parquet")
-    write_json(paths.metrics("transfer", name), result.metrics)
+        write_json(folder / "figures.json", result.metrics)
+    write_json(paths.metrics("transfer", name), compared(result.metrics))
+
+
+def compared(figures: dict[str, Any]) -> dict[str, Any]:
+    """The twelve or so by which people compare runs."""
+    features, tokenizer = figures["features"], figures["tokenizer"]
+    few: dict[str, Any] = {
+        "tokenizer_agreement": tokenizer["agreement"],
+        "correlation_median": features["correlation_median"],
+        "share_above_0.9": features["share_above_0.9"],
+    }
+    for text in ("base_text", "finetuned_text"):
+        if text in figures:
+            few |= {f"{text}_{which}_{key}": figures[text][which][key] for which in MODELS for key in KEYS}
+            few[f"{text}_cosine"] = figures[text]["activations"]["cosine"]
+    return few
 
 
 if __name__ == "__main__":

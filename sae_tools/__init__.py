@@ -1,7 +1,7 @@
 """From a language model and a text to understood features: what a notebook needs, each loaded when first used.
 
 Rooms, each of which may use only those before it: common, models, activations, saes, metrics, training, analysis,
-verify.
+reports, verify.
 """
 
 from __future__ import annotations

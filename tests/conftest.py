@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,27 @@ def random_sae(
     return sae.eval()
 
 
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+ARGUMENTS = [
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
 SMALL: dict[str, Any] = {
     "language_model": {"base": str(ASSETS / "stories"), "finetuned": str(ASSETS / "shakespeare"), "device": "cpu"},
     "dataset": {
@@ -167,7 +189,7 @@ SMALL: dict[str, Any] = {
             "batch_size": 1024, "lr": 0.002, "normalize_activations": "expected_average_only_in", "step": "sparse",
         },
     },
-    "evaluate": {"n_tokens": 4_096},
+    "evaluate": {"n_tokens": 4_096, "probes": [str(ASSETS / "probes/direct_speech.csv")]},
     "transfer": {
         "n_tokens": 1_024,
         "dataset": {"path": str(ASSETS / "shakespeare.parquet"), "n_tokens": 0, "held_out_tokens": 1_024},
@@ -180,7 +202,7 @@ SMALL: dict[str, Any] = {
 def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
     """Write `values` as the params of `folder` and run every stage there."""
     # Imported here: the pipeline needs ruamel.yaml, which tests of the core alone do not.
-    from pipeline import evaluate, features, harvest, train, transfer
+    from pipeline import baseline, evaluate, features, harvest, report, train, transfer
     from pipeline.params import load
 
     (folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
@@ -188,12 +210,13 @@ def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
         params = load()
         harvest.main(params)
         for name in params.saes:
-            for stage in (train, evaluate, transfer, features):
+            for stage in (train, baseline, evaluate, transfer, features):
                 stage.main(params, name)
+        report.main(params)
     return folder
 
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with artifacts/, metrics/ and plots/ of the two SAEs of `SMALL`, made by the real stages. Read only."""
+    """A folder with all that the real stages make of `SMALL`. Read only."""
     return run_pipeline(tmp_path_factory.mktemp("workbench"), SMALL)

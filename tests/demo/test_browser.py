@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,21 +19,14 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import CHROMIUM, REPO
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 SLOW = 60_000
 expect.set_options(timeout=SLOW)  # a machine may be busy with other work
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-ARGUMENTS = [
-    "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{x}}"
 
 
@@ -46,8 +38,7 @@ def server(workbench: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         port = probe.getsockname()[1]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     environment.pop("SPACE_ID", None)
-    folders = [f"--{kind}={workbench / kind}" for kind in ("artifacts", "metrics")]
-    command = [sys.executable, "-m", "demo", *folders, f"--port={port}"]
+    command = [sys.executable, "-m", "demo", f"--artifacts={workbench / 'artifacts'}", f"--port={port}"]
     log = tmp_path_factory.mktemp("page") / "log"
     with (
         log.open("w") as output,
@@ -71,14 +62,6 @@ def wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
         else:
             return
     pytest.fail(f"the page did not start: {log.read_text()}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 Visit = Callable[..., Any]

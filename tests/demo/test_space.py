@@ -35,8 +35,8 @@ def project(root: Path, base: str = "assets/tiny", finetuned: str | None = "some
     for path in ["assets/tiny/config.json", "assets/tiny/model.safetensors", "assets/tiny/optimizer.pt", *left_behind]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text("{}")
-    (root / "metrics" / "evaluate").mkdir(parents=True)
-    (root / "metrics" / "evaluate" / "topk.json").write_text(json.dumps({"l0": 1.0}))
+    (root / "artifacts/evaluation/topk").mkdir(parents=True)
+    (root / "artifacts/evaluation/topk/figures.json").write_text(json.dumps({"l0": 1.0}))
     return root
 
 
@@ -52,7 +52,7 @@ def test_all_that_is_needed_and_nothing_else(tmp_path: Path) -> None:
     assert files - code == {
         "README.md", "app.py", "requirements.txt", "assets/tiny/config.json", "assets/tiny/model.safetensors",
         "artifacts/saes/topk/data", "artifacts/saes/topk/manifest.json", "artifacts/features/topk/data",
-        "artifacts/features/topk/manifest.json", "metrics/evaluate/topk.json",
+        "artifacts/features/topk/manifest.json", "artifacts/evaluation/topk/figures.json",
     }  # fmt: skip
     readme = (space / "README.md").read_text()
     assert readme.startswith("---\n")

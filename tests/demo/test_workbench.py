@@ -20,7 +20,7 @@ TEXT = "Once upon a time there was a little dog. It ran."
 
 @pytest.fixture(scope="module")
 def results(workbench: Path) -> Results:
-    return Results(workbench / "artifacts", workbench / "metrics")
+    return Results(workbench / "artifacts")
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,6 @@ def test_the_address_is_honoured_or_explained(handlers: Handlers, results: Resul
 
 def test_nothing_there_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="dvc repro"):
-        Results(tmp_path, tmp_path).names()
-    assert Results(tmp_path, tmp_path).evaluation("x") == {}
-    assert Results(tmp_path, tmp_path).transfer("x") == {}
+        Results(tmp_path).names()
+    assert Results(tmp_path).evaluation("x") == {}
+    assert Results(tmp_path).transfer("x") == {}

@@ -98,16 +98,17 @@ def test_what_python_leaves_in_a_room_is_no_dependency() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_equal_the_sections_that_the_code_reads(stage: str) -> None:
-    tree = ast.parse(script(stage).read_text())
+    scripts = {REPO / name for name in transitive(script(stage)) if name.startswith("pipeline/")}
     read = {
         node.attr
-        for node in ast.walk(tree)
+        for path in scripts - {REPO / "pipeline/params.py"}
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
     declared = {name.split(".")[0] for name in STAGES[stage]["params"]}
     # Which SAE is meant is all that later stages learn from `saes`: they depend on its folder.
     assert declared - {"saes"} == read - {"saes"}
-    assert ("saes" in declared) == (stage == "train")
+    assert ("saes" in declared) == (stage in ("train", "baseline", "report"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -138,9 +139,11 @@ def test_outputs_are_where_the_code_writes() -> None:
     expected = {
         "harvest": [paths.TOKENS, paths.ACTIVATIONS],
         "train": [paths.sae(key), paths.metrics("train", key), paths.plot("train", key)],
-        "evaluate": [paths.metrics("evaluate", key), paths.plot("density", key)],
+        "evaluate": [paths.evaluation(key), paths.metrics("evaluate", key), paths.plot("density", key)],
         "transfer": [paths.transfer(key), paths.metrics("transfer", key)],
         "features": [paths.features(key)],
+        "baseline": [paths.baseline(key)],
+        "report": [paths.REPORTS],
     }
     for stage, wanted in expected.items():
         found = [name for kind in ("outs", "metrics", "plots") for name in names(STAGES[stage].get(kind, []))]

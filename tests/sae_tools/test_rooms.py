@@ -13,9 +13,10 @@ import pytest
 import sae_tools
 from tests.conftest import REPO
 
-ORDER = ("common", "models", "activations", "saes", "metrics", "training", "analysis", "verify")
+ORDER = ("common", "models", "activations", "saes", "metrics", "training", "analysis", "reports", "verify")
 """Each room of sae_tools may import from those before it, and from itself."""
-APART = {("training", "analysis"), ("analysis", "training"), ("training", "models"), ("metrics", "models")}
+APART = {("training", "analysis"), ("analysis", "training"), ("training", "models"), ("metrics", "models"),
+         ("reports", "training"), ("reports", "activations")}  # fmt: skip
 """Which know nothing of each other all the same."""
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-import pandas as pd
 import pytest
 
-from demo import plots
-from demo.render import chip, escape, number, share, strip, visible
+from sae_tools.reports.render import chip, escape, number, share, strip, visible
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -72,16 +70,6 @@ def test_hostile_text_stays_text(text: str) -> None:
         assert reader.attributes <= {"class", "style", "title", "dir"}
     assert parsed(visible(text)).text == text
     assert parsed(f'<i title="{escape(text)}"></i>').attributes == {"title"}
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_chart_shows_hostile_labels_as_text(text: str) -> None:
-    agreement = pd.DataFrame({"density_base": [0.1], "density_finetuned": [0.2], "correlation": [1.0]})
-    figure, _ = plots.densities(agreement, pd.Series([text]), 0)
-    hovers = [hover for trace in figure.data if trace.hovertext for hover in trace.hovertext]
-    assert len(hovers) == 2
-    for hover in hovers:
-        assert set(parsed(hover).tags) <= {"br"}
 
 
 @pytest.mark.parametrize("text", ["👨‍👩‍👧 family", "שלום world", "e\u0301", "日本語", "tab\there"])

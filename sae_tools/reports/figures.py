@@ -1,0 +1,107 @@
+"""Charts of a report, readable on white and on near-black alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+COLOURS = ("#14a394", "#e2574c", "#8b7cf0", "#d99a2b", "#4b8fe0", "#c65aa6", "#6f9f3c", "#7c8896")
+INK, GRID = "#7c8896", "rgba(124,136,150,0.22)"
+
+
+def chart(traces: list[go.Scatter | go.Bar], x: str, y: str, **axes: Mapping[str, object]) -> go.Figure:
+    """Traces on two named axes; `xaxis`, `yaxis` and `yaxis2` add to theirs."""
+    return go.Figure(traces, go.Layout(
+        height=300, margin={"l": 56, "r": 24, "t": 12, "b": 44}, bargap=0.06, showlegend=len(traces) > 1,
+        legend={"orientation": "h", "y": 1.12}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": INK, "size": 12, "family": "system-ui, sans-serif"}, hovermode="closest",
+        xaxis=_axis(x) | dict(axes.get("xaxis", {})), yaxis=_axis(y) | dict(axes.get("yaxis", {})),
+        **({"yaxis2": dict(axes["yaxis2"])} if "yaxis2" in axes else {}),
+    ))  # fmt: skip
+
+
+def _axis(title: str) -> dict[str, object]:
+    return {"title": {"text": title}, "gridcolor": GRID, "zeroline": False, "fixedrange": True}
+
+
+def _line(x: object, y: object, name: str, colour: str, **more: object) -> go.Scatter:
+    return go.Scatter(x=_numbers(x), y=_numbers(y), name=name, mode="lines", line={"color": colour, "width": 2}, **more)
+
+
+def _numbers(values: object) -> list[float | None]:
+    """Four digits: a report is a file that people send."""
+    array = np.asarray(values, dtype=float)
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in array]
+
+
+def training(curve: pd.DataFrame) -> go.Figure:
+    """Explained variance, and the loss on a logarithmic axis, over the tokens trained on, logarithmic too."""
+    traces = [
+        _line(curve["tokens"], curve["explained_variance"], "explained variance", COLOURS[0]),
+        _line(curve["tokens"], curve["loss"], "loss", COLOURS[1], yaxis="y2"),
+    ]
+    right = _axis("loss") | {"type": "log", "overlaying": "y", "side": "right", "showgrid": False}
+    left = {"range": [-0.05, 1.02]}
+    figure = chart(traces, "tokens (log)", "explained variance", xaxis={"type": "log"}, yaxis=left, yaxis2=right)
+    return figure.update_layout(margin={"r": 56})
+
+
+def density(table: pd.DataFrame) -> go.Figure:
+    """How many latents fire how often; those at the left end never did."""
+    bars = go.Bar(x=_numbers(table.index), y=table["features"].tolist(), marker={"color": COLOURS[0]})
+    return chart([bars], "log₁₀ of the share of tokens on which a latent fires", "latents", yaxis={"type": "log"})
+
+
+def tokens_by(table: pd.DataFrame, x: str) -> go.Figure:
+    """A histogram of tokens, by the lower edges of its steps."""
+    bars = go.Bar(x=_numbers(table.index), y=table["tokens"].tolist(), marker={"color": COLOURS[0]})
+    return chart([bars], x, "tokens")
+
+
+def by_position(positions: pd.DataFrame) -> go.Figure:
+    """KL at each position of a block."""
+    line = _line(positions.index, positions["kl_div_with_sae"], "KL", COLOURS[0])
+    return chart([line], "position in the block", "KL with the SAE, nats", yaxis={"rangemode": "tozero"})
+
+
+def round_trip(latents: pd.DataFrame) -> go.Figure:
+    """The three ratios of a decoded and encoded one-hot latent, each sorted from high to low."""
+    step = max(1, len(latents) // 400)
+    traces = [
+        _line(
+            range(0, len(latents), step), np.sort(latents[column])[::-1][::step], name, colour,
+            **({} if column == "round_trip_max" else {"yaxis": "y2"}),
+        )
+        for column, name, colour in (
+            ("round_trip_max", "value / maximum", COLOURS[0]),
+            ("round_trip_mean", "value / mean", COLOURS[1]),
+            ("round_trip_square", "value² / mean square", COLOURS[2]),
+        )
+    ]  # fmt: skip
+    right = _axis("value / mean") | {"type": "log", "overlaying": "y", "side": "right", "showgrid": False}
+    figure = chart(traces, "latents, sorted", "value / maximum", yaxis={"range": [-0.02, 1.05]}, yaxis2=right)
+    return figure.update_layout(margin={"r": 60})
+
+
+def front(saes: Mapping[str, Mapping[str, float]], y: str, title: str) -> go.Figure:
+    """SAEs by L0 and another figure, with the front that no other one beats in both."""
+    points = sorted(((found["l0"], found[y], name) for name, found in saes.items()), key=lambda p: (p[0], -p[1]))
+    best, front = -np.inf, []
+    for l0, value, _ in points:
+        if value > best:
+            best = value
+            front.append((l0, value))
+    line = go.Scatter(
+        x=_numbers([l0 for l0, _ in front]), y=_numbers([v for _, v in front]), mode="lines", name="front",
+        line={"color": INK, "dash": "dot", "width": 1}, hoverinfo="skip",
+    )  # fmt: skip
+    dots = go.Scatter(
+        x=_numbers([l0 for l0, _, _ in points]), y=_numbers([v for _, v, _ in points]), name="SAEs",
+        text=[name for _, _, name in points], mode="markers+text", textposition="top center",
+        marker={"color": COLOURS[0], "size": 10},
+    )  # fmt: skip
+    figure = chart([line, dots], "L0: latents that fire on a token", title)
+    return figure.update_layout(showlegend=False)

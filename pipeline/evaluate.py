@@ -55,9 +55,12 @@ def main(params: Params, name: str) -> None:
         for what, table in found.items():
             table.to_parquet(folder / f"{what}.parquet")
     write_json(paths.metrics("evaluate", name), {key: result.metrics[key] for key in COMPARED})
-    plot = paths.plot("density", name)
-    plot.parent.mkdir(parents=True, exist_ok=True)
-    found["density"].to_csv(plot, sep="\t")
+    trips = result.latents[["round_trip_max"]].sort_values("round_trip_max", ascending=False, ignore_index=True)
+    plots = {what: found[what] for what in ("density", "l0", "positions")} | {"round_trip": trips.rename_axis("latent")}
+    for what, table in plots.items():
+        plot = paths.plot(what, name)
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(plot, sep="\t", float_format="%.6g")
     print(f"\n{name}:", *sentences, sep="\n  ")
 
 

@@ -68,6 +68,12 @@ def features(store: FeatureStore) -> list[Shown]:
 
     base = store.about["base"]
     tokenizer: Any = AutoTokenizer.from_pretrained(base["name"], revision=base["revision"], trust_remote_code=False)
+    special = set(tokenizer.all_special_ids)
+
+    def text_of(ids: list[int]) -> list[str]:
+        found = zip(ids, pieces(tokenizer, ids), strict=True)
+        return [" ┊ " if token in special else piece for token, piece in found]
+
     live = store.table[store.table["maximum"] > 0]
     drawn = live.sample(min(N_FEATURES, len(live)), random_state=0)
     return [
@@ -76,7 +82,7 @@ def features(store: FeatureStore) -> list[Shown]:
             row["label"],
             row["density"],
             row["maximum"],
-            [(pieces(tokenizer, e.ids), e.values) for e in store.examples(int(feature))[:N_EXAMPLES]],
+            [(text_of(e.ids), e.values) for e in store.examples(int(feature))[:N_EXAMPLES]],
             [tokenizer.decode([token]) for token in row["top_tokens"]],
         )
         for feature, row in drawn.to_dict("index").items()

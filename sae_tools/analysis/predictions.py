@@ -21,6 +21,8 @@ WORST = 20
 """Tokens kept at which the SAE's output changes the prediction most."""
 AROUND = (24, 8)
 """Tokens shown before and after such a one."""
+BAR = " ┊ "
+"""Stands for a special token in a text."""
 MEAN_TOKENS = 16_384
 """Tokens over which the mean activation is taken."""
 
@@ -98,7 +100,7 @@ class Predictions:
             row = replay.ids[block].tolist()
             before, after = row[max(0, position - AROUND[0]) : position], row[position + 1 :][: AROUND[1]]
             expected = [int(logits[block, position].argmax()) for logits in (replay.logits, with_sae)]
-            texts = (self.lm.tokenizer.decode(ids) for ids in (before, row[position], after, *expected))
+            texts = (self._text(ids) for ids in (before, [row[position]], after, *([one] for one in expected)))
             names = ("before", "token", "after", "likeliest_without_sae", "likeliest_with_sae")
             self._worst.append((value, {
                 "block": self._n_blocks + block, "position": position, "kl_div_with_sae": value,
@@ -107,6 +109,12 @@ class Predictions:
                 **dict(zip(names, texts, strict=True)),
             }))  # fmt: skip
         self._worst = sorted(self._worst, key=lambda found: -found[0])[:WORST]
+
+    def _text(self, ids: list[int]) -> str:
+        """Decoded, a bar for each special token."""
+        special = set(self.lm.special_ids)
+        pieces = self.lm.pieces(ids)
+        return "".join(BAR if token in special else piece for token, piece in zip(ids, pieces, strict=True))
 
     def summary(self) -> dict[str, float]:
         """Losses, KL and agreement by SAELens' names where it has one, and the share of an ablation's loss regained."""

@@ -12,11 +12,16 @@ COLOURS = ("#14a394", "#e2574c", "#8b7cf0", "#d99a2b", "#4b8fe0", "#c65aa6", "#6
 INK, GRID = "#7c8896", "rgba(124,136,150,0.22)"
 
 
+LEGEND = {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"}
+RIGHT = {"type": "log", "overlaying": "y", "side": "right", "showgrid": False}
+"""A second axis, on the right."""
+
+
 def chart(traces: list[go.Scatter | go.Bar], x: str, y: str, **axes: Mapping[str, object]) -> go.Figure:
     """Traces on two named axes; `xaxis`, `yaxis` and `yaxis2` add to theirs."""
     return go.Figure(traces, go.Layout(
-        height=300, margin={"l": 56, "r": 24, "t": 12, "b": 44}, bargap=0.06, showlegend=len(traces) > 1,
-        legend={"orientation": "h", "y": 1.12}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        height=300, margin={"l": 56, "r": 56 if "yaxis2" in axes else 24, "t": 30, "b": 44}, bargap=0.06,
+        showlegend=len(traces) > 1, legend=LEGEND, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"color": INK, "size": 12, "family": "system-ui, sans-serif"}, hovermode="closest",
         xaxis=_axis(x) | dict(axes.get("xaxis", {})), yaxis=_axis(y) | dict(axes.get("yaxis", {})),
         **({"yaxis2": dict(axes["yaxis2"])} if "yaxis2" in axes else {}),
@@ -43,16 +48,15 @@ def training(curve: pd.DataFrame) -> go.Figure:
         _line(curve["tokens"], curve["explained_variance"], "explained variance", COLOURS[0]),
         _line(curve["tokens"], curve["loss"], "loss", COLOURS[1], yaxis="y2"),
     ]
-    right = _axis("loss") | {"type": "log", "overlaying": "y", "side": "right", "showgrid": False}
-    left = {"range": [-0.05, 1.02]}
-    figure = chart(traces, "tokens (log)", "explained variance", xaxis={"type": "log"}, yaxis=left, yaxis2=right)
-    return figure.update_layout(margin={"r": 56})
+    left, right = {"range": [-0.05, 1.02]}, _axis("loss") | RIGHT | {"nticks": 4, "tickformat": "~s"}
+    tokens = {"type": "log", "dtick": 1}
+    return chart(traces, "tokens (log)", "explained variance", xaxis=tokens, yaxis=left, yaxis2=right)
 
 
 def density(table: pd.DataFrame) -> go.Figure:
     """How many latents fire how often; those at the left end never did."""
     bars = go.Bar(x=_numbers(table.index), y=table["features"].tolist(), marker={"color": COLOURS[0]})
-    return chart([bars], "log₁₀ of the share of tokens on which a latent fires", "latents", yaxis={"type": "log"})
+    return chart([bars], "log₁₀ of the share of tokens", "latents", yaxis={"type": "log", "dtick": 1})
 
 
 def tokens_by(table: pd.DataFrame, x: str) -> go.Figure:
@@ -76,14 +80,13 @@ def round_trip(latents: pd.DataFrame) -> go.Figure:
             **({} if column == "round_trip_max" else {"yaxis": "y2"}),
         )
         for column, name, colour in (
-            ("round_trip_max", "value / maximum", COLOURS[0]),
-            ("round_trip_mean", "value / mean", COLOURS[1]),
-            ("round_trip_square", "value² / mean square", COLOURS[2]),
+            ("round_trip_max", "÷ maximum", COLOURS[0]),
+            ("round_trip_mean", "÷ mean", COLOURS[1]),
+            ("round_trip_square", "squares", COLOURS[2]),
         )
     ]  # fmt: skip
-    right = _axis("value / mean") | {"type": "log", "overlaying": "y", "side": "right", "showgrid": False}
-    figure = chart(traces, "latents, sorted", "value / maximum", yaxis={"range": [-0.02, 1.05]}, yaxis2=right)
-    return figure.update_layout(margin={"r": 60})
+    left, right = {"range": [-0.02, 1.05]}, _axis("value ÷ mean") | RIGHT | {"dtick": 1}
+    return chart(traces, "latents, sorted", "value ÷ maximum", yaxis=left, yaxis2=right)
 
 
 def front(saes: Mapping[str, Mapping[str, float]], y: str, title: str) -> go.Figure:
@@ -101,7 +104,8 @@ def front(saes: Mapping[str, Mapping[str, float]], y: str, title: str) -> go.Fig
     dots = go.Scatter(
         x=_numbers([l0 for l0, _, _ in points]), y=_numbers([v for _, v, _ in points]), name="SAEs",
         text=[name for _, _, name in points], mode="markers+text", textposition="top center",
-        marker={"color": COLOURS[0], "size": 10},
+        marker={"color": COLOURS[0], "size": 10}, cliponaxis=False,
     )  # fmt: skip
-    figure = chart([line, dots], "L0: latents that fire on a token", title)
+    wide = {"range": [0, 1.3 * max(l0 for l0, _, _ in points) or 1]}
+    figure = chart([line, dots], "L0: latents that fire on a token", title, xaxis=wide)
     return figure.update_layout(showlegend=False)

@@ -64,10 +64,11 @@ def report(contents: Contents) -> str:
     tables = contents.tables
     charts = {
         "density": figures.density(tables["density"]),
-        "l0": figures.tokens_by(tables["l0"], "latents that fire on a token"),
         "positions": figures.by_position(tables["positions"]),
         "round_trip": figures.round_trip(tables["latents"]),
     }
+    if len(tables["l0"]) > 1:  # with TopK all tokens have the same number
+        charts["l0"] = figures.tokens_by(tables["l0"], "latents that fire on a token")
     if len(tables["curve"]):
         charts["training"] = figures.training(tables["curve"])
     return _page(

@@ -36,7 +36,7 @@ def test_a_foreign_model_goes_from_text_to_features(tmp_path: Path, model: str) 
         "features": {"n_tokens": 8_192},
     }  # fmt: skip
     run_pipeline(tmp_path, values)
-    metrics = json.loads((tmp_path / paths.metrics("evaluate", "topk")).read_text())
+    metrics = json.loads((tmp_path / paths.evaluation("topk") / "figures.json").read_text())
     assert metrics["explained_variance"] > 0.5
     assert 0.5 < metrics["ce_loss_score"] < 1.05
     assert metrics["l0"] == pytest.approx(16, abs=0.5)

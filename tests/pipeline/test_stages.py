@@ -17,7 +17,7 @@ import sae_lens
 import torch
 from safetensors.torch import load_file
 
-from pipeline import evaluate, features, harvest, paths, train, transfer
+from pipeline import baseline, evaluate, features, harvest, paths, report, train, transfer
 from pipeline.params import load
 from sae_tools import saes
 from sae_tools.analysis.evaluate import evaluate as evaluate_sae
@@ -27,6 +27,7 @@ from sae_tools.common.errors import ArtifactError, WorkbenchError
 from sae_tools.models.corpus import Tokens
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import ASSETS, SMALL, random_sae
+from tests.sae_tools.reports.test_report import text_of
 
 NAMES = tuple(SMALL["saes"])
 
@@ -66,10 +67,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_artifact_is_whole(workbench: Path) -> None:
     folders = [paths.TOKENS, paths.ACTIVATIONS]
     for name in NAMES:
-        folders += [paths.sae(name), paths.transfer(name), paths.features(name)]
+        folders += [paths.sae(name), paths.transfer(name), paths.features(name), paths.evaluation(name)]
+    folders.append(paths.REPORTS)
     for folder in folders:
         verify(workbench / folder)
-    assert {p.name for p in workbench.iterdir()} == {"params.yaml", "artifacts", "metrics", "plots"}
+    assert {p.name for p in workbench.iterdir()} == {"params.yaml", "artifacts", "metrics", "plots", "reports"}
     assert not list(workbench.rglob(".*"))
 
 
@@ -99,6 +101,9 @@ def test_the_sae_opens_in_saelens_and_explains_the_model(workbench: Path, name: 
     assert 0.5 < metrics["ce_loss_score"] < 1.05
     assert 1 < metrics["l0"] < 200
     assert metrics["n_tokens"] <= 4_096
+    probes = pd.read_parquet(workbench / paths.evaluation(name) / "probes.parquet")
+    assert len(probes) == 5
+    assert probes["auc"].min() > 0.6  # there is something to know, and it is known
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,10 +111,14 @@ def test_metrics_are_those_of_the_core(workbench: Path, lm: LanguageModel, name:
     sae = saes.load(workbench / paths.sae(name))
     ids = Tokens.load(workbench / paths.TOKENS).held_out
     expected = evaluate_sae(sae, lm, lm.site(SMALL["site"]), ids, 16)
-    assert read_metrics(workbench, "evaluate", name) == pytest.approx(expected.metrics, rel=1e-4)
+    every = json.loads((workbench / paths.evaluation(name) / "figures.json").read_text())
+    assert every == pytest.approx(expected.metrics, rel=1e-4)
+    few = read_metrics(workbench, "evaluate", name)
+    assert len(few) == 12
+    assert few == {key: every[key] for key in few}
     density = pd.read_csv(workbench / paths.plot("density", name), sep="\t")
     assert density["features"].sum() == 512
-    never = int((expected.density == 0).sum())
+    never = int((expected.latents["feature_density"] == 0).sum())
     assert density.iloc[0]["features"] == never
 
 
@@ -123,7 +132,10 @@ def test_the_curve_rises(workbench: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transfer_compares_both_models_on_both_texts(workbench: Path, name: str) -> None:
-    metrics = read_metrics(workbench, "transfer", name)
+    metrics = json.loads((workbench / paths.transfer(name) / "figures.json").read_text())
+    few = read_metrics(workbench, "transfer", name)
+    assert len(few) == 13
+    assert few["base_text_finetuned_explained_variance"] == metrics["base_text"]["finetuned"]["explained_variance"]
     base, own = metrics["base_text"], metrics["finetuned_text"]
     assert metrics["tokenizer"]["agreement"] == 1
     assert base["base"]["ce_loss_without_sae"] < base["finetuned"]["ce_loss_without_sae"]
@@ -225,6 +237,95 @@ def test_a_pretrained_sae_takes_the_place_of_a_trained_one(workbench: Path, copi
     table = FeatureStore.open(copied / paths.features("topk")).table
     pd.testing.assert_frame_equal(table, FeatureStore.open(workbench / paths.features("standard")).table)
     assert len(pd.read_csv(copied / paths.plot("train", "topk"), sep="\t")) == 0
+
+
+def test_what_chance_gives_is_trained_compared_and_shown(copied: Path) -> None:
+    params = params_of(copied, lambda values: values["evaluate"].update(baseline=True))
+    with contextlib.chdir(copied):
+        baseline.main(params, "topk")
+        evaluate.main(params, "topk")
+        report.main(params)
+    folders = (paths.sae("topk"), paths.baseline("topk"))
+    trained, frozen = (load_file(copied / folder / "sae_weights.safetensors") for folder in folders)
+    fresh = saes.build("topk", 256, 512, {"k": 16}, {}, 0, "cpu")
+
+    def still(weights: dict[str, torch.Tensor]) -> float:
+        return float(torch.nn.functional.cosine_similarity(weights["W_dec"], fresh.W_dec.data, dim=-1).min())
+
+    assert still(frozen) == pytest.approx(1)
+    assert still(trained) < 0.9
+    assert not torch.equal(frozen["W_enc"], fresh.W_enc.data)
+    found = json.loads((copied / paths.evaluation("topk") / "baseline.json").read_text())
+    assert found["explained_variance"] < read_metrics(copied, "evaluate", "topk")["explained_variance"]
+    assert "It learned its directions" in (copied / "reports/topk.html").read_text()
+
+
+def test_without_a_wish_for_it_there_is_no_baseline(workbench: Path) -> None:
+    for name in NAMES:
+        verify(workbench / paths.baseline(name))
+        assert [p.name for p in (workbench / paths.baseline(name)).iterdir()] == ["manifest.json"]
+
+
+def test_an_sae_that_is_not_what_was_trained_is_told_of(
+    workbench: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, copied: Path
+) -> None:
+    params = params_of(copied, lambda values: values["saes"]["topk"].update(training_tokens=20_480))
+    with contextlib.chdir(copied), caplog.at_level("INFO", logger="sae_tools"):
+        train.main(params, "topk")
+        assert "read back from its folder: explained variance 0." in caplog.text
+        save = saes.save
+
+        def careless(sae: Any, folder: Path) -> None:
+            sae.b_dec.data += 5
+            save(sae, folder)
+            sae.b_dec.data -= 5
+
+        monkeypatch.setattr(saes, "save", careless)
+        train.main(params, "topk")
+    assert "it is not the SAE that was trained" in caplog.text
+
+
+def test_a_release_worse_than_the_mean_is_told_of(
+    copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saes.save(random_sae("standard", d_in=256, d_sae=64), tmp_path / "odd")
+    params = params_of(copied, lambda values: values["saes"].update(topk={"release": str(tmp_path / "odd")}))
+    with contextlib.chdir(copied), caplog.at_level("WARNING", logger="sae_tools"):
+        train.main(params, "topk")
+        evaluate.main(params, "topk")
+    assert "worse than their mean does" in caplog.text
+    assert "a missing begin token" in caplog.text
+    verdict = json.loads((copied / paths.evaluation("topk") / "verdict.json").read_text())
+    assert "worse than their mean" in verdict[0]
+
+
+def test_an_sae_without_a_live_latent_is_evaluated_in_a_sentence(copied: Path) -> None:
+    sae = saes.build("standard", 256, 64, {}, {}, 0, "cpu")
+    with torch.no_grad():
+        sae.b_enc.fill_(-1e6)
+    saes.save(sae, copied / "dead")
+    params = params_of(copied, lambda values: values["saes"].update(topk={"release": str(copied / "dead")}))
+    with contextlib.chdir(copied):
+        for stage in (train, evaluate, transfer, features):
+            stage.main(params, "topk")
+        report.main(params)
+    figures = json.loads((copied / paths.evaluation("topk") / "figures.json").read_text())
+    assert np.isfinite(list(figures.values())).all()
+    (only,) = json.loads((copied / paths.evaluation("topk") / "verdict.json").read_text())
+    assert "No latent fires" in only
+    assert "nan" not in text_of(copied / "reports/topk.html").lower().split()
+
+
+def test_a_probe_table_is_refused_before_the_work_starts(copied: Path) -> None:
+    (copied / "one.csv").write_text("prompt,target\n" + "a,1\n" * 20)
+    before = contents(copied)
+    for table, says in (("absent.csv", "does not exist"), ("one.csv", "two of at least 10")):
+        with pytest.raises(WorkbenchError, match=says), contextlib.chdir(copied):
+            evaluate.main(params_of(copied, lambda v, table=table: v["evaluate"].update(probes=[table])), "topk")
+    after = contents(copied)
+    assert {name: data for name, data in after.items() if name != "params.yaml"} == {
+        name: data for name, data in before.items() if name != "params.yaml"
+    }
 
 
 def test_a_pretrained_sae_of_another_width_is_refused(copied: Path, tmp_path: Path) -> None:

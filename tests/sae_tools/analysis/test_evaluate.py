@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from sae_tools import saes
 from sae_tools.analysis.evaluate import evaluate
 from sae_tools.models.lm import LanguageModel
-from tests.conftest import ARCHITECTURES, TinyLM, random_sae
+from tests.conftest import ARCHITECTURES, ASSETS, DATA, TinyLM, random_sae
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -42,7 +42,7 @@ def saelens_metrics(
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     sae = saes.load(folder)
     sae.cfg.metadata.hook_name = site
-    model = AutoModelForCausalLM.from_pretrained(lm.name, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(lm.name, attn_implementation="eager", dtype=torch.float32)
     bridge = TransformerBridge.boot_transformers(lm.name, hf_model=model, tokenizer=lm.tokenizer, device="cpu")
     config = get_eval_everything_config(
         batch_size_prompts=len(ids), n_eval_reconstruction_batches=1, n_eval_sparsity_variance_batches=1
@@ -76,6 +76,34 @@ def test_metrics_equal_saelens(tiny_lm: TinyLM, ids: Tensor, tmp_path: Path, fam
     assert ours.metrics["dead_share"] == pytest.approx((density == 0).mean())
     assert ours.metrics["freq_over_1_percent"] == pytest.approx((density > 0.01).mean())
     assert ours.metrics["freq_over_10_percent"] == pytest.approx((density > 0.1).mean())
+
+
+REAL = {
+    "stories": ASSETS / "stories",
+    **{name: DATA / "models" / name for name in ("stories260k", "babyllama-char361")},
+}
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu"])
+@pytest.mark.parametrize("model", REAL)
+def test_metrics_equal_saelens_on_real_models(tmp_path: Path, model: str, architecture: str) -> None:
+    if not REAL[model].is_dir():
+        pytest.skip("shared/data, real models, is not beside this checkout")
+    lm = LanguageModel.load(str(REAL[model]), device="cpu")
+    text = (
+        "Once upon a time there was a little dog named Max. He loved to run in the park. One day, he saw a big ball. "
+    )
+    ids = lm.tokens(12 * text)[:, : 4 * 64].reshape(4, 64)
+    saes.save(random_sae(architecture, d_in=lm.width(lm.site(SITE)), d_sae=512), tmp_path)
+    theirs, features = saelens_metrics(tmp_path, lm, SITE, ids)
+    ours = evaluate(saes.load(tmp_path), lm, lm.site(SITE), ids, batch_size=4)
+    shared = theirs.keys() & ours.metrics.keys()
+    assert len(shared) == 17
+    for name in shared:
+        rel = 1e-3 if name.endswith("score") else 1e-4
+        assert ours.metrics[name] == pytest.approx(theirs[name], rel=rel, abs=1e-6), name
+    for name, values in features.items():
+        np.testing.assert_allclose(ours.latents[name], np.nan_to_num(values), rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["hook_mlp_out", "mlp.hook_post", "attn.hook_z", "hook_resid_pre"])

@@ -108,7 +108,7 @@ def test_the_curve_tells_the_coefficient(rows: list[Tensor]) -> None:
 def test_an_l0_that_does_not_move_is_told_early(rows: list[Tensor], caplog: pytest.LogCaptureFixture) -> None:
     stiff = recipe("standard", l1_coefficient=1e-9, target_l0=2.0, lr=1e-6)
     with caplog.at_level(logging.WARNING, logger="sae_tools"):
-        train(lambda first: rows[first : first + N // 8], D_IN, stiff, {}, "cpu")
+        train(lambda first: rows[first : first + N // 4], D_IN, stiff, {}, "cpu")
     assert "has hardly moved from" in caplog.text
     assert "target_l0 = 2" in caplog.text
 

@@ -60,8 +60,9 @@ class Controller:
         return max(-1.0, min(1.0, math.log(max(l0, 1e-3) / self.target)))
 
     def _tell(self, l0: float, begin: float) -> None:
-        off, moved = abs(math.log(max(l0, 1e-3) / self.target)), abs(math.log(max(l0, 1e-3) / max(begin, 1e-3)))
-        if off > 0.5 and moved < 0.05:
+        here, start, goal = (math.log(max(value, 1e-3)) for value in (l0, begin, self.target))
+        nearer = math.copysign(1.0, goal - start) * (here - start)
+        if abs(here - goal) > 0.5 and nearer < 0.05:
             logger.warning(
                 "L0 is %.1f and has hardly moved from %.1f towards target_l0 = %g, though the coefficient was "
                 "multiplied by %.3g: raise lr, or the architecture's own options are too stiff",

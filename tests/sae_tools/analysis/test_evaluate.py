@@ -100,7 +100,8 @@ def test_metrics_equal_saelens_on_real_models(tmp_path: Path, model: str, archit
     shared = theirs.keys() & ours.metrics.keys()
     assert len(shared) == 17
     for name in shared:
-        rel = 1e-3 if name.endswith("score") else 1e-4
+        # Ratios of small differences: of losses that were just compared; of x·x̂, which is near 0 for random weights.
+        rel = 1e-3 if name.endswith(("score", "bias")) else 1e-4
         assert ours.metrics[name] == pytest.approx(theirs[name], rel=rel, abs=1e-6), name
     for name, values in features.items():
         np.testing.assert_allclose(ours.latents[name], np.nan_to_num(values), rtol=1e-4, atol=1e-6, err_msg=name)

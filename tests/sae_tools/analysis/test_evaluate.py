@@ -102,7 +102,7 @@ def test_metrics_equal_saelens_on_real_models(tmp_path: Path, model: str, archit
     for name in shared:
         # Ratios of small differences: of losses that were just compared; of x·x̂, which is near 0 for random weights.
         rel = 1e-3 if name.endswith(("score", "bias")) else 1e-4
-        assert ours.metrics[name] == pytest.approx(theirs[name], rel=rel, abs=1e-6), name
+        assert ours.metrics[name] == pytest.approx(theirs[name], rel=rel, abs=1e-5), name
     for name, values in features.items():
         np.testing.assert_allclose(ours.latents[name], np.nan_to_num(values), rtol=1e-4, atol=1e-6, err_msg=name)
 

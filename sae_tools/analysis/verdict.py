@@ -78,8 +78,7 @@ def _latents(figures: Mapping[str, float], recipe: Mapping[str, Any]) -> str:
     dead, dense, double = figures["dead_share"], figures["freq_over_10_percent"], figures["duplicate_share"]
     faults = []
     if dead > DEAD:
-        remedy = "lower dead_after_tokens" if "k" in recipe else "lower the sparsity coefficient or set resample_every"
-        faults.append(f"{dead:.1%} never fire ({remedy if recipe else 'on this text'})")
+        faults.append(f"{dead:.1%} never fire ({_revive(recipe)})")
     if dense > DENSE:
         faults.append(f"{dense:.1%} fire on more than a tenth of the tokens, too often to mean one thing")
     if double > DOUBLE:
@@ -118,8 +117,21 @@ def _coefficient(recipe: Mapping[str, Any]) -> str | None:
     return next((name for name in ("l1_coefficient", "l0_coefficient") if name in recipe), None)
 
 
+def _revive(recipe: Mapping[str, Any]) -> str:
+    """The remedy where many latents are dead."""
+    if not recipe:
+        return "on this text"
+    if "k" in recipe:
+        return "lower dead_after_tokens, so that they are revived sooner"
+    if recipe["architecture"] == "standard":
+        return "lower the sparsity coefficient, or set resample_every"
+    return "lower the sparsity coefficient"
+
+
 def _less(recipe: Mapping[str, Any]) -> str:
     """The remedy where too few latents fire."""
+    if recipe.get("target_l0"):
+        return f"Raise target_l0 = {recipe['target_l0']:g}."
     if (name := _coefficient(recipe)) is not None:
         return f"{name} = {recipe[name]:g} is too high: lower it to a half or less."
     return f"Raise k = {recipe['k']:g}." if "k" in recipe else "Let more latents fire: lower its sparsity penalty."
@@ -127,6 +139,8 @@ def _less(recipe: Mapping[str, Any]) -> str:
 
 def _more(recipe: Mapping[str, Any]) -> str:
     """The remedy where too many latents fire."""
+    if recipe.get("target_l0"):
+        return f"Lower target_l0 = {recipe['target_l0']:g}."
     if (name := _coefficient(recipe)) is not None:
         return f"{name} = {recipe[name]:g} is too low: raise it."
     return f"Lower k = {recipe['k']:g}." if "k" in recipe else "Let fewer latents fire: raise its sparsity penalty."

@@ -49,6 +49,8 @@ def test_a_collapsed_run_is_told_that_its_coefficient_is_too_high() -> None:
         (TOPK, 3.0, "Raise k = 40."),
         (TOPK, 200.0, "Lower k = 40."),
         ({"l1_coefficient": 2.5}, 3.0, "l1_coefficient = 2.5 is too high"),
+        ({"l1_coefficient": 2.5, "target_l0": 3.0}, 3.0, "Raise target_l0 = 3."),
+        ({"l1_coefficient": 2.5, "target_l0": 200.0}, 200.0, "Lower target_l0 = 200."),
         ({"l1_coefficient": 2.5}, 200.0, "l1_coefficient = 2.5 is too low: raise it."),
         ({}, 200.0, "Let fewer latents fire"),
     ],

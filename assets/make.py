@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from assets.muon import Muon
 from assets.texts import contains, ngrams, pieces, read_texts, split, training_texts, unknown_words
+from sae_tools.common.precision import product_dtype
 from sae_tools.training import memory
-from sae_tools.training.precision import product_dtype
 
 BOS = "<|endoftext|>"  # begins every window and ends every document
 CONTEXT = 256

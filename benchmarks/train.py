@@ -30,9 +30,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_tools import saes
+from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Recipe
 from sae_tools.training import memory
-from sae_tools.training.precision import product_dtype
 from sae_tools.training.trainee import Trainee
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -23,12 +23,12 @@ from sae_tools.common import distributed, interrupt
 from sae_tools.common.artifacts import require_space
 from sae_tools.common.errors import SettingError
 from sae_tools.common.faults import reach
+from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Recipe
 from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.saes import TrainingSAE
 from sae_tools.training import checkpoints, memory
 from sae_tools.training.pace import Pace
-from sae_tools.training.precision import product_dtype
 from sae_tools.training.step_result import Result
 from sae_tools.training.trainee import Trainee
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sae_tools.training import precision
-from sae_tools.training.precision import GAIN, product_dtype
+from sae_tools.common import precision
+from sae_tools.common.precision import GAIN, product_dtype
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from demo.workbench import Firing, Opened, Reading
-from sae_tools.analysis.examples import Example
+from sae_tools.analysis.store import Example
 from sae_tools.reports.render import chip, escape, isolated, note, number, share, strip
 
 DENSE = 0.1

@@ -19,7 +19,7 @@ from torch import Tensor
 from demo.limits import MAX_SECONDS, MAX_TOKENS, Refused
 from sae_tools import saes
 from sae_tools.analysis import steering
-from sae_tools.analysis.features import FeatureStore
+from sae_tools.analysis.store import FeatureStore
 from sae_tools.common import artifacts
 from sae_tools.models.lm import LanguageModel
 

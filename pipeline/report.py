@@ -8,7 +8,7 @@ from pipeline import paths
 from pipeline.params import Params, run
 
 if TYPE_CHECKING:
-    from sae_tools.analysis.features import FeatureStore
+    from sae_tools.analysis.store import FeatureStore
     from sae_tools.reports.report import Contents, Shown
 
 N_FEATURES, N_EXAMPLES = 20, 3
@@ -33,7 +33,7 @@ def contents(params: Params, name: str) -> Contents:
 
     import pandas as pd
 
-    from sae_tools.analysis.features import FeatureStore
+    from sae_tools.analysis.store import FeatureStore
     from sae_tools.common.artifacts import read_manifest, verify
     from sae_tools.reports.report import Contents
 

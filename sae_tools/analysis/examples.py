@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -13,21 +11,8 @@ from sae_tools.common.settings import Features
 BANDS = ("0–25%", "25–50%", "50–75%", "75–100%")
 
 
-@dataclass(frozen=True)
-class Example:
-    band: str
-    """"top", or the quarter of the feature's range that the activation lies in"""
-    activation: float
-    ids: list[int]
-    """The tokens around the one where the feature fires."""
-    values: list[float]
-    """The feature's activation at each of them."""
-    position: int
-    """Which of them is the one."""
-
-
 def pick_examples(firings: Firings, ids: np.ndarray, context: int, config: Features) -> pd.DataFrame:
-    """Columns feature and those of `Example`; of each feature the top ones first, then from high to low quarters.
+    """Columns feature and those of `store.Example`; of each feature the top ones first, then from high to low quarters.
 
     `ids` are those of all blocks of `context` tokens, flattened. What is drawn from a quarter is no top example.
     """

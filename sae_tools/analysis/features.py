@@ -1,12 +1,11 @@
 """What a person looks at: for each feature its examples, histogram, promoted tokens, neighbours and a label.
 
-`describe` makes the tables of one SAE, `FeatureStore` reads them. A feature's label is the tokens on which it is
+`describe` makes the tables of one SAE. A feature's label is the tokens on which it is
 strongest in sum; it says where the feature fires, not what it means.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_tools.analysis.examples import Example, pick_examples
+from sae_tools.analysis.examples import pick_examples
 from sae_tools.analysis.firings import BINS, Firings, find_firings
-from sae_tools.common.artifacts import verify
 from sae_tools.common.settings import Features
 from sae_tools.metrics.dictionary import spread
 from sae_tools.models.lm import LanguageModel
@@ -139,31 +137,3 @@ def _largest(rows: Tensor, n: int) -> tuple[Tensor, Tensor]:
     found = groups.gather(1, best[..., None].expand(-1, -1, GROUP)).flatten(1).topk(n)
     indices = best.gather(1, found.indices // GROUP) * GROUP + found.indices % GROUP
     return indices, found.values
-
-
-class FeatureStore:
-    """The tables that the features stage wrote."""
-
-    def __init__(self, about: dict[str, Any], table: pd.DataFrame, examples: pd.DataFrame) -> None:
-        self.about, self.table = about, table
-        self._examples = examples.set_index("feature")
-
-    @classmethod
-    def open(cls, folder: Path) -> FeatureStore:
-        """Read a folder.
-
-        Raises:
-            ArtifactError: it is missing or damaged.
-        """
-        about = verify(folder)
-        return cls(about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"))
-
-    def examples(self, feature: int) -> list[Example]:
-        """Examples of one feature: the top ones, strongest first, then from the highest to the lowest quarter."""
-        if feature not in self._examples.index:
-            return []
-        rows = self._examples.loc[[feature]]
-        return [
-            Example(r.band, r.activation, r.ids.tolist(), r.values_.tolist(), r.position)
-            for r in rows.rename(columns={"values": "values_"}).itertuples()
-        ]

@@ -9,7 +9,7 @@ import pytest
 import sae_lens
 
 from pipeline import paths
-from sae_tools.analysis.features import FeatureStore
+from sae_tools.analysis.store import FeatureStore
 from tests.conftest import DATA, run_pipeline
 
 MODELS = {"stories260k": 64, "babyllama-char361": 128}

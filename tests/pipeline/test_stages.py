@@ -21,7 +21,7 @@ from pipeline import baseline, evaluate, features, harvest, paths, report, train
 from pipeline.params import load
 from sae_tools import saes
 from sae_tools.analysis.evaluate import evaluate as evaluate_sae
-from sae_tools.analysis.features import FeatureStore
+from sae_tools.analysis.store import FeatureStore
 from sae_tools.common.artifacts import verify
 from sae_tools.common.errors import ArtifactError, WorkbenchError
 from sae_tools.models.corpus import Tokens

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from sae_tools import saes
 from sae_tools.analysis.examples import BANDS, pick_examples
-from sae_tools.analysis.features import FeatureStore, describe, labels, neighbours, promoted_tokens
+from sae_tools.analysis.features import describe, labels, neighbours, promoted_tokens
 from sae_tools.analysis.firings import Firings, find_firings
+from sae_tools.analysis.store import FeatureStore
 from sae_tools.common.artifacts import new_folder
 from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Features

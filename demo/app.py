@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 View = dict[str, Any]
 Answer = Callable[..., Any]
 
-CARD = ["feature", "feature_box", "strip", "table", "card_head", "histogram", "card_body", "steer_feature"]
+CARD = [
+    "feature", "feature_box", "strip", "table", "following", "card_head", "histogram", "card_body", "steer_feature",
+]  # fmt: skip
 EXPLORED = ["shown_prompt", *CARD]
 COMPARED = ["compared", "compared_prompt"]
 OF_SAE = ["badges", "about", "transfer_metrics", "scatter", "scatter_note", *COMPARED, *EXPLORED]

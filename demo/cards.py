@@ -57,6 +57,21 @@ def _firing_row(opened: Opened, reading: Reading, firing: Firing, chosen: bool) 
     )
 
 
+def next_table(reading: Reading) -> str:
+    """What the model would write next, as it is, through the SAE, and with nothing at the site; folded."""
+    titles = {"model": "The model", "sae": "Through the SAE", "zeros": "Site set to zero"}
+    head = "".join(f"<th>{title}</th>" for title in titles.values())
+    rows = reading.following.to_dict("records")
+    body = "".join(f"<tr>{''.join(_likely(row, way) for way in titles)}</tr>" for row in rows)
+    words = note("The likeliest next tokens. The more alike the first two columns, the less the SAE loses here.")
+    table = f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f"<details><summary>What comes next, with and without the SAE</summary>{words}{table}</details>"
+
+
+def _likely(row: dict[str, Any], way: str) -> str:
+    return f"<td>{chip(row[way + '_token'])} {share(row[way + '_probability'])}</td>"
+
+
 def card_head(opened: Opened, feature: int, prompt: str, correlation: float | None) -> str:
     """Name and key numbers of a feature, and the address that opens it."""
     row = opened.feature(feature)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from demo import about, limits, plots
-from demo.cards import card_body, card_head, firing_rows, firing_table, label_of
+from demo.cards import card_body, card_head, firing_rows, firing_table, label_of, next_table
 from demo.limits import Refused
 from demo.results import Results
 from demo.workbench import Opened, Reading, Which, Workbench, Written
@@ -95,6 +95,7 @@ class Handlers:
             "shown_prompt": text, "feature": chosen, "feature_box": chosen,
             "strip": self._strip(opened, reading, chosen),
             "table": firing_table(opened, reading, chosen, hide_dense is True),
+            "following": next_table(reading),
             **self._card(opened, chosen, text),
         }  # fmt: skip
 

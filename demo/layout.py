@@ -74,6 +74,7 @@ def _explore_tab(parts: Parts) -> None:
                 parts["clear"] = gr.Button("Colour by the strongest", size="sm", min_width=120, elem_id="clear")
             parts["table"] = gr.HTML("", js_on_load=PICK, elem_id="table")
             parts["hide_dense"] = gr.Checkbox(True, label=HIDE_DENSE, container=False, elem_id="hide-dense")
+            parts["following"] = gr.HTML("", elem_id="following")
         with gr.Column(scale=5, min_width=300, elem_id="card"):
             parts["card_head"] = gr.HTML("", elem_id="card-head")
             parts["histogram"] = gr.Plot(show_label=False, elem_id="histogram")

@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from demo.limits import MAX_SECONDS, MAX_TOKENS, Refused
 from sae_tools import saes
 from sae_tools.analysis import steering
+from sae_tools.analysis.next_tokens import next_tokens
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common import artifacts
 from sae_tools.models.lm import LanguageModel
 
 Which = Literal["base", "finetuned"]
+NEXT = 5
+"""Likeliest next tokens that are shown."""
 REMEMBERED = 64
 
 
@@ -72,6 +76,8 @@ class Reading:
     """(n,) its value."""
     cut: bool
     """Whether the text went on after the last token."""
+    following: pd.DataFrame
+    """The likeliest tokens after the last one, a row a rank, as `next_tokens` gives them."""
 
     def of(self, feature: int) -> list[float]:
         """One feature's value on each token."""
@@ -223,7 +229,8 @@ def _read(lm: LanguageModel, opened: Opened, text: str) -> Reading:
     if pieces and not text.startswith(" "):
         pieces[0] = pieces[0].removeprefix(" ")  # put there by some tokenizers
     token, feature = features.nonzero(as_tuple=True)
-    return Reading(pieces, token, feature, features[token, feature], cut)
+    following = next_tokens(opened.sae, lm, site, ids, NEXT).loc[ids.shape[1] - 1]
+    return Reading(pieces, token, feature, features[token, feature], cut, following)
 
 
 def _written(lm: LanguageModel, prompt: list[int], new: list[list[int]], over: str) -> Written:

@@ -25,7 +25,7 @@ def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: in
     """
     replay = Replay(lm, site, ids.to(lm.device))
     patches = {
-        "sae": Patch(site, lambda acts: sae.decode(sae.encode(acts)).to(acts.dtype)),
+        "sae": Patch(site, lambda acts: sae.decode(sae.encode(acts.to(sae.dtype))).to(acts.dtype)),
         "zeros": Patch(site, torch.zeros_like, everywhere=True),
     }
     logits = {"model": replay.logits} | {way: replay.logits_with(patch) for way, patch in patches.items()}

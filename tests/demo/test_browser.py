@@ -123,6 +123,14 @@ def test_the_page_is_never_empty(visit: Visit) -> None:
         expect(page.locator("#badges")).to_contain_text(word)
 
 
+def test_what_comes_next_unfolds(visit: Visit) -> None:
+    page = visit("?prompt=" + quote("Once upon a time there was a little"))
+    page.locator("#following summary").click()
+    first = page.locator("#following tbody tr").first
+    expect(first).to_contain_text("girl")
+    expect(first.locator("td")).to_have_count(3)
+
+
 def test_type_run_and_pick(visit: Visit) -> None:
     page = visit()
     run_prompt(page, "The cat and the dog ran to the big red house")

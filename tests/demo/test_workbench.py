@@ -169,6 +169,17 @@ def test_the_address_is_honoured_or_explained(handlers: Handlers, results: Resul
     assert len(problems) == 3
 
 
+def test_what_comes_next_is_that_of_the_model(bench: Workbench) -> None:
+    opened = bench.open("topk")
+    text = "Once upon a time there was a little"
+    following = bench.read(opened, text).following
+    probabilities = opened.base.logits(opened.base.tokens(text))[0, -1].softmax(-1)
+    best = probabilities.argsort(descending=True)[:5].tolist()
+    assert following["model_token"].tolist() == [opened.base.tokenizer.decode([token]) for token in best]
+    assert following["model_probability"].tolist() == pytest.approx(probabilities[best].tolist(), rel=1e-3)
+    assert set(following["sae_token"]) & set(following["model_token"])
+
+
 def test_nothing_there_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="dvc repro"):
         Results(tmp_path).names()

@@ -48,7 +48,7 @@ def training(curve: pd.DataFrame) -> go.Figure:
         _line(curve["tokens"], curve["explained_variance"], "explained variance", COLOURS[0]),
         _line(curve["tokens"], curve["loss"], "loss", COLOURS[1], yaxis="y2"),
     ]
-    left, right = {"range": [-0.05, 1.02]}, _axis("loss") | RIGHT | {"nticks": 4, "tickformat": "~s"}
+    left, right = {"range": [-0.05, 1.02]}, _axis("loss") | RIGHT | {"nticks": 4, "tickformat": ".3~r"}
     tokens = {"type": "log", "dtick": 1}
     return chart(traces, "tokens (log)", "explained variance", xaxis=tokens, yaxis=left, yaxis2=right)
 

@@ -84,7 +84,6 @@ def test_hostile_text_stays_text(text: str) -> None:
         (report(contents), report(plain)),
         (index({text: contents.figures}, {text: [text]}), index({"x": contents.figures}, {"x": ["x"]})),
     ):
-        assert "onerror=alert" not in re.sub(r'"[^"]*"', "", page) or "&lt;" in page
         assert set(parsed(page).tags) == set(parsed(harmless).tags)
         assert parsed(page).attributes == parsed(harmless).attributes
 

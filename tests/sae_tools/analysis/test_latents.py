@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,15 @@ def test_the_round_trip_is_that_of_each_one_hot_latent(
 ) -> None:
     monkeypatch.setattr(latents, "BLOCK", 10)
     saes.save(random_sae(architecture), tmp_path)
-    sae = saes.load(tmp_path)
+    check_round_trip(saes.load(tmp_path))
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "abstopk", "jumprelu"])
+def test_the_round_trip_of_an_sae_in_memory_whose_decoder_norms_are_not_1(architecture: str) -> None:
+    check_round_trip(random_sae(architecture))
+
+
+def check_round_trip(sae: Any) -> None:
     found = latents.round_trip(sae)
     for i in range(0, 64, 3):
         one = torch.zeros(1, 64)

@@ -6,11 +6,17 @@ An empty folder, in no time, unless `evaluate.baseline` asks for it; a pretraine
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.params import Params, run
 from pipeline.train import train_into
 from sae_tools.common.settings import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_tools.training.train import Trained
 
 
 def main(params: Params, name: str) -> None:
@@ -22,11 +28,11 @@ def main(params: Params, name: str) -> None:
             return
     frozen = dataclasses.replace(recipe, frozen_decoder=True, resample_every=0, seeds=1)
 
-    def write(result: object, _: object) -> None:
+    def write(result: Trained, _: Tensor) -> None:
         from sae_tools import saes
 
         with new_folder(target, {"sae": name, "frozen_decoder": True}) as folder:
-            saes.save(result.saes[0], folder)  # type: ignore[attr-defined]
+            saes.save(result.sae, folder)
 
     train_into(target, params, frozen, write)
 

@@ -99,6 +99,11 @@ def test_two_processes_resample_as_one(tmp_path: Path) -> None:
     compare(recipe("standard", resample_every=6), far, tmp_path)
 
 
+def test_two_processes_steer_the_coefficient_as_one(tmp_path: Path) -> None:
+    # Near the L0 of the first steps: far from its target the controller does the same whatever the L0.
+    compare(recipe("standard", target_l0=40.0), far, tmp_path)
+
+
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])
 def test_the_batch_s_largest_are_found_though_most_are_in_one_process(architecture: str, tmp_path: Path) -> None:
     compare(recipe(architecture), uneven, tmp_path)

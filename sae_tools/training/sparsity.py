@@ -48,9 +48,7 @@ class Controller:
         mean, integral, begin = self.state.tolist()
         mean = MEMORY * mean + (1 - MEMORY) * float(l0) if math.isfinite(mean) else float(l0)
         begin = begin if math.isfinite(begin) else mean
-        gain = min(GAIN / self.n_steps, FASTEST) / max(
-            lr_share, 1 / MOST_HASTE
-        )  # the slower weights follow, the more is asked
+        gain = min(GAIN / self.n_steps, FASTEST) / max(lr_share, 1 / MOST_HASTE)
         integral = max(-RANGE, min(RANGE, integral + gain * self._error(mean)))
         self.state = torch.tensor([mean, integral, begin], dtype=torch.float64)
         if step - self.first_step == max(50, int(EARLY * self.n_steps)):

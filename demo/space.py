@@ -1,7 +1,7 @@
 """`python -m demo.space` makes `build/space/`: the page as a complete Hugging Face Space, and no more.
 
-The folder holds code, SAEs, features, what was measured, and the local models that the features name; no tokens, no activations.
-Models named by a Hub id are fetched by the Space itself. To publish:
+The folder holds code, SAEs, features, what was measured, and the local models that the features name; no tokens, no
+activations. Models named by a Hub id are fetched by the Space itself. To publish:
 `hf upload <user>/<space> build/space --repo-type space`.
 """
 
@@ -129,7 +129,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file where there is one: a model's folder need not have each of them."""
+    """Copy a file where there is one."""
     if source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

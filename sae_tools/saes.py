@@ -177,6 +177,16 @@ def edited(sae: SAE[Any], acts: Tensor, edit: Callable[[Tensor], Tensor]) -> Ten
     return acts + difference
 
 
+def decode_sparse(sae: SAE[Any], features: Tensor) -> Tensor:
+    """(tokens, d_in) `sae.decode` of sparse (tokens, d_sae) features, in coordinates: several times as fast.
+
+    Dense in half precision, where the sparse product rounds after every latent.
+    """
+    exact = features.dtype in (torch.float32, torch.float64)
+    output: Tensor = sae.decode(features if exact else features.to_dense())
+    return output
+
+
 @torch.no_grad()
 def decoded(sae: SAE[Any], latents: Tensor) -> Tensor:
     """(n, d_in): what `decode` makes of each of (n,) latents alone, at 1.

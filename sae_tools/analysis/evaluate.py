@@ -23,7 +23,7 @@ from sae_tools.metrics.averages import Histogram, Means
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.replay import Replay
 from sae_tools.models.sites import Site
-from sae_tools.saes import SAE
+from sae_tools.saes import SAE, decode_sparse
 
 DUPLICATE = 0.9
 """Cosine of two decoder directions from which one is a double of the other."""
@@ -100,24 +100,25 @@ class Evaluator:
                 "use a wider language_model.dtype."
             )
         features = self.sae.encode(x)
-        x_hat = self.sae.decode(features)
+        fired = features.to_sparse()
+        x_hat = decode_sparse(self.sae, fired)
         output = replay.acts.masked_scatter(text[..., None], x_hat.to(x.dtype))
-        x, x_hat, features = x.float(), x_hat.float(), features.float()
+        x, x_hat = x.float(), x_hat.float()
         self._moments.add(x, x_hat)
-        self._count(features, text)
-        per_token = reconstruction.per_token(x, x_hat, features)
+        self._count(fired.indices(), text)
+        per_token = reconstruction.per_token(x, x_hat, fired)
         for name, histogram in self._histograms.items():
             histogram.add(per_token[name])
         self._means.add(per_token)
         self._means.add({"explained_variance_legacy": reconstruction.explained_variance_legacy(x, x_hat)})
         self._predictions.add(replay, text, output)
-        return Seen(text, x, features)
+        return Seen(text, x, features.float())
 
-    def _count(self, features: Tensor, text: Tensor) -> None:
-        """On how many tokens, and in how many blocks, each feature fires."""
-        in_blocks = torch.stack([
-            (block != 0).float().sum(dim=0) for block in torch.split(features, text.sum(dim=1).tolist())
-        ])  # fmt: skip
+    def _count(self, fired: Tensor, text: Tensor) -> None:
+        """On how many tokens, and in how many blocks, each feature fires: (2, n) text tokens and features."""
+        n_blocks, d_sae = len(text), self.sae.cfg.d_sae
+        places = text.nonzero()[:, 0][fired[0]] * d_sae + fired[1]
+        in_blocks = torch.bincount(places, minlength=n_blocks * d_sae).view(n_blocks, d_sae)
         self._fired += torch.stack([in_blocks.sum(dim=0), (in_blocks > 0).sum(dim=0)]).cpu()
 
     def result(self) -> Evaluation:

@@ -23,7 +23,7 @@ AROUND = (24, 8)
 """Tokens shown before and after such a one."""
 BAR = " ┊ "
 """Stands for a special token in a text."""
-MEAN_TOKENS = 16_384
+MEAN_TOKENS = 4096
 """Tokens over which the mean activation is taken."""
 
 

@@ -47,13 +47,15 @@ def spread(values: Tensor) -> dict[str, Tensor]:
 
     kurtosis: mean z⁴ of the standardised row, 3 for a normal one; top10_share: Σ|v| of the ten largest |v| / Σ|v|.
     """
-    centred = values.float() - values.float().mean(dim=-1, keepdim=True)
-    variance = centred.square().mean(dim=-1)
-    size = values.float().abs()
+    values = values.float()
+    square = (values - values.mean(dim=-1, keepdim=True)).square_()
+    variance = square.mean(dim=-1)
+    fourth = square.square_().mean(dim=-1)
+    size = values.abs()
     total = size.sum(dim=-1)
     top = size.topk(min(10, size.shape[-1]), dim=-1).values.sum(dim=-1)
     return {
-        "kurtosis": torch.where(variance > 0, centred.pow(4).mean(dim=-1) / variance.square().clamp(min=1e-30), 0.0),
+        "kurtosis": torch.where(variance > 0, fourth / variance.square().clamp(min=1e-30), 0.0),
         "top10_share": torch.where(total > 0, top / total.clamp(min=1e-30), 0.0),
     }
 

@@ -70,14 +70,14 @@ def explained_variance_legacy(x: Tensor, x_hat: Tensor) -> Tensor:
 
 
 def per_token(x: Tensor, x_hat: Tensor, f: Tensor) -> dict[str, Tensor]:
-    """Metrics whose value is the mean over tokens; each is (tokens,).
+    """Metrics whose value is the mean over tokens; each is (tokens,). `f` is sparse, in coordinates.
 
     l0: Σ[f ≠ 0]; l1: Σ|f|; cossim: x·x̂ / ‖x‖‖x̂‖; l2_ratio: ‖x̂‖ / ‖x‖ (shrinkage: below 1, x̂ is too short).
     """
     norm_in, norm_out = x.norm(dim=-1), x_hat.norm(dim=-1)
     return {
-        "l0": torch.linalg.vector_norm(f, ord=0, dim=-1),
-        "l1": torch.linalg.vector_norm(f, ord=1, dim=-1),
+        "l0": torch.bincount(f.indices()[0], minlength=len(f)).float(),
+        "l1": torch.bincount(f.indices()[0], f.values().abs().float(), minlength=len(f)),
         "cossim": torch.nn.functional.cosine_similarity(x, x_hat, dim=-1),
         "l2_norm_in": norm_in,
         "l2_norm_out": norm_out,

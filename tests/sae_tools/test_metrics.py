@@ -68,7 +68,7 @@ def test_per_token_metrics_by_hand() -> None:
     x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     x_hat = torch.tensor([[4.0, 3.0], [0.0, 1.0]])
     f = torch.tensor([[0.0, 2.0, -1.0], [0.0, 0.0, 0.5]])
-    values = reconstruction.per_token(x, x_hat, f)
+    values = reconstruction.per_token(x, x_hat, f.to_sparse())
     expected = {
         "l0": [2, 1],
         "l1": [3, 0.5],

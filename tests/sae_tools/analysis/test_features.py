@@ -13,6 +13,7 @@ from scipy.stats import kurtosis
 from torch import Tensor
 
 from sae_tools import saes
+from sae_tools.analysis import features
 from sae_tools.analysis.examples import BANDS, pick_examples
 from sae_tools.analysis.features import describe, labels, neighbours, promoted_tokens
 from sae_tools.analysis.firings import Firings, find_firings
@@ -181,7 +182,11 @@ def test_effects_with_the_bias_and_how_peaked_they_are(sae: Any, lm: LanguageMod
         np.testing.assert_allclose(found["top10_share"], share, rtol=1e-3)
 
 
-def test_neighbours_equal_a_brute_force() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_neighbours_equal_a_brute_force(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fast:
+        monkeypatch.setattr(features, "LARGE", 0)
+        monkeypatch.setattr(features, "product_dtype", lambda *_: torch.bfloat16)
     directions = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))  # more than one part of 1,024
     found = neighbours(directions, 4)
     rows = directions.double().numpy()

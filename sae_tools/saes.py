@@ -10,6 +10,7 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.registry import register_sae_training_class as register
-from sae_lens.saes.jumprelu_sae import JumpReLU, Step
+from sae_lens.saes.jumprelu_sae import JumpReLU, JumpReLUSAE, JumpReLUSAEConfig, Step
 from sae_lens.saes.sae import SAEMetadata, TrainCoefficientConfig, TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from safetensors import SafetensorError
@@ -36,16 +37,21 @@ __all__ = [
     "TrainStepInput",
     "TrainStepOutput",
     "TrainingSAE",
+    "begin_from",
     "build",
     "check_width",
     "coefficients",
+    "copy_latents",
     "decoded",
     "edited",
     "formulas_of",
+    "inference",
+    "jump_relu",
     "load",
     "register",
     "save",
     "warm_up_steps",
+    "widened",
 ]
 
 
@@ -72,6 +78,22 @@ def build(
             return sae_class(config)
     except (TypeError, ValueError) as error:
         raise SettingError(f"{architecture} with {options} was refused: {error}.") from None
+
+
+def jump_relu(
+    W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, threshold: float, metadata: dict[str, Any]
+) -> SAE[Any]:
+    """An SAE of given weights, laid out as SAELens has them, whose latents fire above one threshold: for use as it is.
+
+    What SAELens saves of a BatchTopK SAE is of this kind. Its input is x - b_dec.
+    """
+    d_sae, d_in = W_dec.shape
+    sae = JumpReLUSAE(
+        JumpReLUSAEConfig(d_in=d_in, d_sae=d_sae, device=str(W_dec.device), metadata=SAEMetadata(**metadata))
+    )
+    weights = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+    sae.load_state_dict({**weights, "threshold": torch.full_like(b_enc, threshold)})
+    return sae.eval().requires_grad_(False)
 
 
 def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
@@ -125,6 +147,81 @@ def save(sae: SAE[Any], folder: str | Path) -> None:
     # SAELens writes the keys in an order that changes from process to process.
     config = json.loads((folder / "cfg.json").read_text())
     (folder / "cfg.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _latents_of(name: str, tensor: Tensor, latents: slice) -> Tensor:
+    """The part of a weight that belongs to some latents; all of `b_dec`, which belongs to none."""
+    return tensor if name == "b_dec" else tensor[:, latents] if name == "W_enc" else tensor[latents]
+
+
+@torch.no_grad()
+def inference(sae: TrainingSAE[Any]) -> SAE[Any]:
+    """The SAE that `save` would write and `load` read, in memory; it shares no weight with `sae`."""
+    weights = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}
+    sae.process_state_dict_for_saving_inference(weights)
+    config = deepcopy(sae.cfg.get_inference_sae_cfg_dict())
+    found: SAE[Any] = SAE.from_dict(config)
+    found.load_state_dict(weights)
+    return found.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def begin_from(sae: TrainingSAE[Any], start: SAE[Any], scale: float) -> None:
+    """Give `sae`, which trains on rows multiplied by `scale`, the weights of `start`, which is for rows as they are.
+
+    BatchTopK SAEs are saved as JumpReLU with one threshold for all latents: the mean is taken over.
+
+    Raises:
+        SettingError: they differ in size, or `start` lacks a weight of `sae`.
+    """
+    weights, normalise = dict(start.state_dict()), sae.cfg.normalize_activations
+    if hasattr(sae, "topk_threshold") and "threshold" in weights:
+        weights["topk_threshold"] = weights.pop("threshold").double().mean()
+    for name, tensor in sae.state_dict().items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = f"has {name} {tuple(weights[name].shape)}" if name in weights else f"has no {name}"
+            raise SettingError(
+                f"the SAE to start from {found}, but {sae.cfg.architecture()} needs {tuple(tensor.shape)}; "
+                "give one of the recipe's architecture and size."
+            )
+        tensor.copy_(weights[name])
+    if scale != 1.0:
+        sae.fold_activation_norm_scaling_factor(1 / scale)
+        sae.cfg.normalize_activations = normalise
+
+
+@torch.no_grad()
+def copy_latents(source: SAE[Any], target: SAE[Any], n: int) -> None:
+    """Give the first `n` latents of `target` the very numbers of `source`, and `target` its b_dec.
+
+    A weight that only one of them has stays.
+    """
+    weights = dict(source.named_parameters())
+    for name, parameter in target.named_parameters():
+        if name in weights:
+            own = _latents_of(name, parameter, slice(n))
+            own.copy_(_latents_of(name, weights[name], slice(n)))
+
+
+@torch.no_grad()
+def widened(sae: SAE[Any], directions: Tensor, **changes: Any) -> SAE[Any]:
+    """`sae` with further latents, whose encoder and decoder rows are (n, d_in) unit `directions` of its mean norms.
+
+    Their biases are 0, other weights the mean of its own. `changes` go into the configuration.
+    """
+    d_sae = sae.cfg.d_sae
+    wide: SAE[Any] = SAE.from_dict(deepcopy(sae.cfg.to_dict()) | changes | {"d_sae": d_sae + len(directions)})
+    own = dict(sae.named_parameters())
+    for name, parameter in wide.named_parameters():
+        new = _latents_of(name, parameter, slice(d_sae, None))
+        if name == "W_dec":
+            new.copy_(directions * own[name].norm(dim=1).mean())
+        elif name == "W_enc":
+            new.copy_((directions * own[name].norm(dim=0).mean()).T)
+        elif name != "b_dec":
+            new.fill_(0.0 if name.startswith("b_") else float(own[name].mean()))
+    copy_latents(sae, wide, d_sae)
+    return wide.eval().requires_grad_(False)
 
 
 def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:

@@ -148,6 +148,42 @@ class Evaluate:
 
 
 @settings
+class Adapt:
+    n_tokens: Positive = 300_000
+    """Activations of the finetuned model to train each repaired SAE on; more than the pair has means several epochs."""
+    extra_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Latents that the extended SAE has more than the base SAE, and how much more often they may fire, as a share."""
+    batch_size: Positive = 1024
+    """Activations in a step."""
+    lr: PositiveFloat | None = None
+    """Adam's learning rate; null for the recipe's."""
+
+
+@settings
+class Diff:
+    d_sae: Positive
+    """Latents of the crosscoder, over both models."""
+    training_tokens: Positive
+    """Pairs of activations to train on; more than there are means several epochs."""
+    k: PositiveFloat = 32.0
+    """Latents that fire on a token, on average."""
+    batch_size: Positive = 4096
+    """Pairs in a step."""
+    lr: PositiveFloat = 0.0003
+    """Adam's learning rate; it falls to 0 in the second half."""
+    n_tokens: Positive = 32_768
+    """Held-out tokens on which the latents are measured, at most."""
+    n_examples: Natural = 20
+    """Latents shown with examples: so many of the most base-only ones, and of the most finetuned-only ones."""
+    seed: Natural = 0
+    """Draws the first weights, the sample that the scales are taken from, and the order of the rows."""
+
+    def __post_init__(self) -> None:
+        if self.k > self.d_sae:
+            raise SettingError(f"k of a crosscoder is {self.k:g}, but it should be at most d_sae = {self.d_sae}.")
+
+
+@settings
 class Transfer:
     dataset: Dataset | None = None
     """A second text, the finetuned model's own: both models are also evaluated on its held-out tokens."""
@@ -155,6 +191,19 @@ class Transfer:
     """Tokens of each text, at most."""
     batch_size: Positive = 16
     """Blocks in one forward pass."""
+    least_agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of the base model's token ids that must mean the same in the finetuned model."""
+    outlier_norm: PositiveFloat | None = None
+    """Norm above which an activation is an outlier; null: twice the base model's mean norm."""
+    own: bool | Pretrained = False
+    """An SAE of the finetuned model, to evaluate beside the base SAE in both models: a release or folder, or true to
+    train one by the same recipe."""
+    pair_tokens: Natural = 300_000
+    """Tokens that both models read for `own`, `adapt` and `diff`: half from the train part of each text."""
+    adapt: Adapt | None = None
+    """Repair the SAE for the finetuned model, in three ways to compare; null: don't."""
+    diff: Diff | None = None
+    """A crosscoder over both models: which latents does one of them have alone? null: none."""
 
 
 @settings

@@ -1,5 +1,5 @@
-"""Rows to SAEs: `train` is the loop, `trainee` one SAE in it, `steps` a step's loss and gradients.
+"""Rows to SAEs: `train` is the loop, `trainee` an SAE in it, `steps` its gradients, `crosscoder` two models'.
 
-Uses `common`, `saes` and `metrics`; knows no language model and nothing of `analysis`. An architecture of one's own
-goes into `variants`, a faster rule for one of SAELens' into a `*_step` file that `steps` names.
+Uses `common`, `activations`, `saes` and `metrics`; knows no language model and nothing of `analysis`. An architecture
+of one's own goes into `variants`, a faster rule for one of SAELens' into a `*_step` file that `steps` names.
 """

@@ -26,7 +26,7 @@ from sae_tools.common.faults import reach
 from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Recipe
 from sae_tools.metrics.reconstruction import explained_variance
-from sae_tools.saes import TrainingSAE
+from sae_tools.saes import SAE, TrainingSAE
 from sae_tools.training import checkpoints, memory
 from sae_tools.training.pace import Pace
 from sae_tools.training.step_result import Result
@@ -41,6 +41,15 @@ Batches = Callable[[int], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What is measured of the first SAE while it trains, as it would be saved, on top of the curve."""
+
+    steps: tuple[int, ...]
+    """After how many steps; 0 is before the first."""
+    measure: Callable[[SAE[Any]], dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Trained:
     """SAEs, one a seed; the curve of the first, a row of numbers for each of about `CURVE_POINTS` steps."""
 
@@ -48,6 +57,8 @@ class Trained:
     live: list[Tensor]
     """For each, which latents (d_sae,) are not dead at the end."""
     curve: list[dict[str, float]]
+    watched: list[dict[str, float]]
+    """What the `Watch` measured, in order, each with its `tokens`."""
 
     @property
     def sae(self) -> TrainingSAE[Any]:
@@ -64,14 +75,20 @@ def train(
     scale: float = 1.0,
     folder: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    start: SAE[Any] | None = None,
+    frozen_latents: int = 0,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train `recipe.seeds` SAEs on rows that are multiplied by `scale`, which is then folded into the weights.
 
     With a `folder` the run saves its state there every so often and when asked to stop, and goes on from it. It must
     not be shared with a run of another recipe or other data. Under torchrun each process takes its part of every batch.
+    Given `start`, an SAE for rows as they are, training goes on from its weights; its first `frozen_latents` and, where
+    there are any, its b_dec keep their bytes.
 
     Raises:
-        SettingError: SAELens refuses the recipe, or the batch can't be shared among the processes.
+        SettingError: SAELens refuses the recipe, the batch can't be shared among the processes, or `start` does not
+            have the recipe's architecture and size.
         WorkbenchError: loss or gradient is not finite.
         SystemExit: SIGTERM or Ctrl-C came; the state is saved.
     """
@@ -79,28 +96,45 @@ def train(
         raise SettingError(
             f"batch_size is {recipe.batch_size}, but it must be a multiple of the {distributed.world()} processes."
         )
+    if frozen_latents and (start is None or not 0 < frozen_latents <= recipe.d_sae):
+        raise SettingError(
+            f"frozen_latents is {frozen_latents}, but it should lie between 0 and d_sae = {recipe.d_sae}, and only "
+            "latents of an SAE to start from can be frozen."
+        )
     n_steps = -(-recipe.training_tokens // recipe.batch_size)
     saved = checkpoints.latest(folder) if folder else None
     dtype = product_dtype(saved[1]["dtype"] if saved else recipe.product_dtype, torch.device(device))
-    trainees = [Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype) for i in range(recipe.seeds)]
+    trainees = [
+        Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype, scale, start, frozen_latents)
+        for i in range(recipe.seeds)
+    ]
     if folder:
         # Weights and Adam's two moments; the two checkpoints that are kept, and the one being written.
         n_bytes = 3 * sum(t.numel() * t.element_size() for trainee in trainees for t in trainee.parameters.values())
         checkpoints_need = (checkpoints.KEPT + 1) * n_bytes
         require_space(folder, checkpoints_need, "checkpoints")
-    run = _Run(trainees, recipe, n_steps, folder, str(dtype).removeprefix("torch."))
+    run = _Run(trainees, recipe, n_steps, folder, str(dtype).removeprefix("torch."), watch)
     if saved:
         run.restore(*saved)
     with memory.kept(), interrupt.deferred() as wish:
         run.go(batches, scale, wish, checkpoint_seconds)
-    return Trained([t.finished(scale) for t in trainees], [~t.dead for t in trainees], run.curve)
+    return Trained([t.finished() for t in trainees], [~t.dead for t in trainees], run.curve, run.watched)
 
 
 class _Run:
-    def __init__(self, trainees: list[Trainee], recipe: Recipe, n_steps: int, folder: Path | None, dtype: str) -> None:
+    def __init__(
+        self,
+        trainees: list[Trainee],
+        recipe: Recipe,
+        n_steps: int,
+        folder: Path | None,
+        dtype: str,
+        watch: Watch | None,
+    ) -> None:
         self.trainees, self.recipe, self.n_steps, self.folder, self.dtype = trainees, recipe, n_steps, folder, dtype
-        self.done = 0
+        self.watch, self.done = watch, 0
         self.curve: list[dict[str, float]] = []
+        self.watched: list[dict[str, float]] = []
 
     def go(self, batches: Batches, scale: float, wish: interrupt.Wish, checkpoint_seconds: float) -> None:
         rank, world = distributed.rank(), distributed.world()
@@ -108,6 +142,8 @@ class _Run:
         with logging_redirect_tqdm(), self._bar() as bar:
             saved_at = mark = time.monotonic()
             marked = self.done
+            if self.done == 0:
+                self._look()
             for batch in batches(self.done):
                 rows = batch.chunk(world)[rank].to(device) * scale
                 results = [trainee.step(rows, self.done, self.n_steps) for trainee in self.trainees]
@@ -122,12 +158,18 @@ class _Run:
                     bar.set_postfix(
                         {key: f"{point[key]:.3g}" for key in ("loss", "explained_variance", "l0", "dead_share")}
                     )
+                self._look()
                 if _any_wishes(wish):
                     self.save()
                     wish.leave()
                 if time.monotonic() - saved_at >= checkpoint_seconds and self.done < self.n_steps:
                     self.save()
                     saved_at = time.monotonic()
+
+    def _look(self) -> None:
+        if self.watch is not None and self.done in self.watch.steps and distributed.rank() == 0:
+            tokens = self.done * self.recipe.batch_size
+            self.watched.append({"tokens": tokens, **self.watch.measure(self.trainees[0].now())})
 
     def _bar(self) -> Any:
         size = self.recipe.batch_size
@@ -162,7 +204,7 @@ class _Run:
             return
         tensors = {f"{i}.{key}": value for i, t in enumerate(self.trainees) for key, value in t.tensors().items()}
         about = {
-            "curve": self.curve, "dtype": self.dtype, "processes": distributed.world(),
+            "curve": self.curve, "watched": self.watched, "dtype": self.dtype, "processes": distributed.world(),
             "paces": [t.stepper.pace and dataclasses.asdict(t.stepper.pace) for t in self.trainees],
         }  # fmt: skip
         checkpoints.save(self.folder, self.done, tensors, about)
@@ -173,7 +215,7 @@ class _Run:
             trainee.restore({key.removeprefix(mine): t for key, t in tensors.items() if key.startswith(mine)})
             pace = about["paces"][i]
             trainee.stepper.pace = pace and Pace(**pace)
-        self.done, self.curve = about["step"], about["curve"]
+        self.done, self.curve, self.watched = about["step"], about["curve"], about.get("watched", [])
         logger.info("going on from step %d of %d", self.done, self.n_steps)
         if about["processes"] != distributed.world():
             logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from sae_tools.common import distributed
 from sae_tools.common.draws import generator
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.common.settings import Recipe
-from sae_tools.saes import TrainStepInput
+from sae_tools.saes import SAE, TrainStepInput
 from sae_tools.training.resample import resample
 from sae_tools.training.sparsity import Controller
 from sae_tools.training.step_result import Result
@@ -27,14 +28,28 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
 
 
 class Trainee:
-    """An SAE, and all that changes while it trains."""
+    """An SAE for rows that are multiplied by `scale`, and all that changes while it trains.
+
+    It begins with the weights of `start`, where given, whose first `frozen` latents and b_dec stay as they are.
+    """
 
     def __init__(
-        self, recipe: Recipe, seed: int, d_in: int, metadata: dict[str, Any], device: str, dtype: torch.dtype
+        self,
+        recipe: Recipe,
+        seed: int,
+        d_in: int,
+        metadata: dict[str, Any],
+        device: str,
+        dtype: torch.dtype,
+        scale: float = 1.0,
+        start: SAE[Any] | None = None,
+        frozen: int = 0,
     ) -> None:
         options = recipe.architecture_options
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.scale, self.start, self.frozen = recipe, seed, scale, start, frozen
         self.sae = saes.build(recipe.architecture, d_in, recipe.d_sae, options, metadata, seed, device).train()
+        if start is not None:
+            saes.begin_from(self.sae, start, scale)
         self.stepper = Stepper(self.sae, dtype, recipe.step)
         self.parameters = self.stepper.parameters
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
@@ -47,8 +62,10 @@ class Trainee:
 
     @property
     def dead(self) -> Tensor:
-        """(d_sae,) which latents count as dead."""
-        return self.silent >= self.recipe.dead_after_tokens
+        """(d_sae,) which latents count as dead; a frozen one never does, as nothing can revive it."""
+        dead = self.silent >= self.recipe.dead_after_tokens
+        dead[: self.frozen] = False
+        return dead
 
     def step(self, rows: Tensor, step: int, n_steps: int) -> Result:
         """Learn from this process's rows (batch / processes, d_in) of the batch of `step`.
@@ -62,6 +79,8 @@ class Trainee:
         result = self.stepper(TrainStepInput(rows, self.coefficients, self.dead, step, False))
         if self.recipe.frozen_decoder:
             self.parameters["W_dec"].grad = None  # Adam then leaves it
+        if self.frozen:
+            self._freeze()
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         distributed.average_(gradients)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
@@ -82,6 +101,14 @@ class Trainee:
         if every and 0 < step + 1 <= n_steps // 2 and (step + 1) % every == 0:
             self._resample(rows, result.sae_out.detach(), step)
         return result
+
+    def _freeze(self) -> None:
+        """Drop the gradients of the frozen latents and of b_dec: Adam, whose moments of them are 0, leaves them."""
+        self.parameters["b_dec"].grad = None
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                by_column = name == "W_enc" and self.stepper.rule is None
+                (parameter.grad[:, : self.frozen] if by_column else parameter.grad[: self.frozen]).zero_()
 
     def _steered(self, step: int) -> dict[str, float]:
         """The loss coefficients at `step`, steered where the recipe has a `target_l0`."""
@@ -123,13 +150,25 @@ class Trainee:
                 parameter = self.parameters[name]
                 self.optimizer.state[parameter][moment] = value.to(parameter.device)
 
-    def finished(self, scale: float) -> saes.TrainingSAE[Any]:
+    def finished(self) -> saes.TrainingSAE[Any]:
         """The SAE for rows that are not multiplied by `scale`, its weights laid out as SAELens has them."""
-        for parameter in self.sae.parameters():
+        return self._unscaled(self.sae)
+
+    def now(self) -> SAE[Any]:
+        """What would be saved if training ended here."""
+        found = saes.inference(self._unscaled(deepcopy(self.sae)))
+        if self.frozen and self.start is not None:
+            saes.copy_latents(self.start, found, self.frozen)
+        return found
+
+    def _unscaled(self, sae: saes.TrainingSAE[Any]) -> saes.TrainingSAE[Any]:
+        for parameter in sae.parameters():
             parameter.data = parameter.data.contiguous()
-        if scale != 1.0:
-            self.sae.fold_activation_norm_scaling_factor(scale)
-        return self.sae
+        if self.scale != 1.0:
+            sae.fold_activation_norm_scaling_factor(self.scale)
+        if self.frozen and self.start is not None:
+            saes.copy_latents(self.start, sae, self.frozen)
+        return sae
 
 
 def _refuse_not_finite(result: Result, rows: Tensor, norm: Tensor, step: int) -> None:

@@ -81,6 +81,11 @@ def find_firings(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batc
             values.append(acts[row, feature].float())
             n_tokens += len(where)
             bar.update(batch.numel())
-    feature, order = torch.cat(features).sort(stable=True)
-    starts = torch.searchsorted(feature, torch.arange(sae.cfg.d_sae + 1, dtype=torch.int32))
-    return Firings(torch.cat(tokens)[order].numpy(), torch.cat(values)[order].numpy(), starts.numpy(), n_tokens)
+    return in_order(torch.cat(tokens), torch.cat(features), torch.cat(values), sae.cfg.d_sae, n_tokens)
+
+
+def in_order(tokens: Tensor, features: Tensor, values: Tensor, d_sae: int, n_tokens: int) -> Firings:
+    """Firings from (n,) tokens, ascending, features and values; the first two are int32."""
+    feature, order = features.sort(stable=True)
+    starts = torch.searchsorted(feature, torch.arange(d_sae + 1, dtype=torch.int32))
+    return Firings(tokens[order].numpy(), values[order].numpy(), starts.numpy(), n_tokens)

@@ -84,14 +84,16 @@ class Evaluator:
         }
 
     @torch.no_grad()
-    def add(self, ids: Tensor) -> Seen:
-        """Take (batch, context) ids.
+    def add(self, ids: Tensor, usual: Tensor | None = None) -> Seen:
+        """Take (batch, context) ids; where the mask `usual` is false, tokens count as special ones do.
 
         Raises:
             InputError: an activation is not finite.
         """
         ids = ids.long().to(self.lm.device)
         text = self.lm.is_text(ids)
+        if usual is not None:
+            text = text & usual.to(text.device)
         replay = Replay(self.lm, self.site, ids)
         x = replay.acts[text]
         if not bool(torch.isfinite(x).all()):

@@ -52,32 +52,3 @@ class Histogram:
         """The lower edge of the step in which that share of the values is reached: exact for whole steps."""
         reached = self.counts.cumsum(0) >= share * int(self.counts.sum())
         return float(self.edges[int(reached.nonzero()[0])])
-
-
-class Correlation:
-    """Pearson's r of paired columns over many batches: cov(a, b) / √(var a · var b), `nan` where one is constant."""
-
-    def __init__(self, width: int) -> None:
-        self.n = 0
-        self.sums = torch.zeros(5, width, dtype=torch.float64)
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Take (rows, width) values of each, most of them 0: only the others are counted."""
-        a, b = a.cpu(), b.cpu()
-        self.n += len(a)
-        for i, values in enumerate((a, b)):
-            rows, columns = values.nonzero(as_tuple=True)
-            own = values[rows, columns].double()
-            self._count(i, columns, own)
-            self._count(2 + i, columns, own * own)
-            if i == 0:
-                self._count(4, columns, own * b[rows, columns].double())
-
-    def _count(self, which: int, columns: Tensor, values: Tensor) -> None:
-        self.sums[which] += torch.bincount(columns, weights=values, minlength=self.sums.shape[1])
-
-    def value(self) -> Tensor:
-        """(width,)"""
-        a, b, aa, bb, ab = self.sums / self.n
-        scale = ((aa - a * a) * (bb - b * b)).clamp(min=0).sqrt()
-        return torch.where(scale > 1e-12, (ab - a * b) / scale.clamp(min=1e-12), torch.nan)

@@ -75,6 +75,33 @@ def n_layers(config: dict[str, Any]) -> int:
     )
 
 
+WIDTHS = ("hidden_size", "n_embd", "d_model")
+
+
+def check_finetune(base: str, config: dict[str, Any], finetuned: str, other: dict[str, Any], least: float) -> None:
+    """Refuse, from the two config.json, a model that can be no finetune of the base model.
+
+    Raises:
+        InputError: another family, depth or width, or a vocabulary too small to share `least` of the base's tokens.
+    """
+    depths = n_layers(config), n_layers(other)
+    widths = [next((int(c[key]) for key in WIDTHS if key in c), 0) for c in (config, other)]
+    sizes = [int(c.get("vocab_size", 0)) for c in (config, other)]
+    facts = [
+        (f"a {config.get('model_type')}", f"a {other.get('model_type')}"),
+        (f"{depths[0]} layers deep", f"{depths[1]} layers deep"),
+        (f"{widths[0]:,} wide", f"{widths[1]:,} wide"),
+    ]
+    for mine, its in facts:
+        if mine != its:
+            raise InputError(f"{finetuned!r} is {its}, but {base!r} is {mine}; give a finetune of the base model.")
+    if sizes[1] < least * sizes[0]:
+        raise InputError(
+            f"{finetuned!r} has {sizes[1]:,} tokens in its vocabulary, but {base!r} has {sizes[0]:,}; "
+            "give a finetune of the base model."
+        )
+
+
 def check_context(dataset: Dataset, where: str, model: str, config: dict[str, Any]) -> None:
     """Refuse blocks longer than the model can read.
 

@@ -126,37 +126,6 @@ def test_scores() -> None:
     assert predictions.kl_div_score(1.0, 4.0) == 0.75
 
 
-def test_correlation_equals_numpy_s(chance: torch.Generator) -> None:
-    a = torch.randn(500, 6, generator=chance).relu()
-    b = (a + 0.5 * torch.randn(500, 6, generator=chance)).relu()
-    b[:, 1] = -2 * a[:, 1] + 1
-    b[:, 2] = a[:, 2]
-    correlation = averages.Correlation(6)
-    for part in zip(torch.split(a, 130), torch.split(b, 130), strict=True):
-        correlation.add(*part)
-    expected = [np.corrcoef(a[:, i].double(), b[:, i].double())[0, 1] for i in range(6)]
-    np.testing.assert_allclose(correlation.value(), expected, rtol=1e-9)
-    assert correlation.value()[1:3].tolist() == pytest.approx([-1, 1])
-
-
-def test_correlation_does_not_depend_on_units_or_rarity(chance: torch.Generator) -> None:
-    a = torch.rand(20_000, 2, generator=chance, dtype=torch.float64)
-    a[5:, 0] = 0  # fires on 5 tokens of 20,000
-    b = 0.5 * a
-    b[:3, 0] = torch.tensor([0.3, 0.1, 0.8])
-    for scale in (1.0, 1e-3, 1e3):
-        correlation = averages.Correlation(2)
-        correlation.add(a * scale, b * scale)
-        expected = [np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(2)]
-        np.testing.assert_allclose(correlation.value(), expected, rtol=1e-6)
-
-
-def test_correlation_of_a_constant_is_nan() -> None:
-    correlation = averages.Correlation(3)
-    correlation.add(torch.tensor([[0.0, 1, 0], [0, 2, 1]]), torch.tensor([[1.0, 5, 0], [2, 5, 1]]))
-    assert correlation.value().isnan().tolist() == [True, True, False]
-
-
 def test_the_old_explained_variance_is_a_mean_of_ratios(pair: tuple[Tensor, Tensor]) -> None:
     x, x_hat = (t.double().numpy() for t in pair)
     expected = 1 - ((x - x_hat) ** 2).sum(axis=1) / ((x - x.mean(axis=0)) ** 2).sum(axis=1)

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from sae_tools.analysis.changed import OFTEN, examples, most_changed
 from sae_tools.analysis.evaluate import dictionary_summary, evaluate
-from sae_tools.analysis.transfer import check_pair, compare_tokenizers, summarise, transfer
+from sae_tools.analysis.survival import by_density, logit_similarity, summarise, unembedding_change
+from sae_tools.analysis.transfer import transfer
 from sae_tools.common.errors import InputError
+from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.models.lm import LanguageModel
+from sae_tools.models.pair import check_pair, compare_tokenizers
 from tests.conftest import TinyLM, random_sae
 
 SITE = "blocks.1.hook_resid_post"
@@ -39,14 +43,17 @@ def test_identical_models_transfer_perfectly(tiny_lm: TinyLM, ids: Tensor) -> No
     for text in ("text", "other"):
         found = result.metrics[text]
         assert found["base"] == found["finetuned"]
-        assert found["activations"] == pytest.approx({"cosine": 1, "distance": 0, "norm_ratio": 1}, abs=1e-6)
+        same = {"cosine": 1, "distance": 0, "norm_ratio": 1, "cka": 1}
+        assert {key: found["activations"][key] for key in same} == pytest.approx(same, abs=1e-6)
     assert result.metrics["tokenizer"]["agreement"] == 1
     table = result.features
     fires = table["density_base"] > 0
     assert (table["density_base"] == table["density_finetuned"]).all()
     np.testing.assert_allclose(table.loc[fires, "correlation"], 1, rtol=1e-6)
     assert table.loc[~fires, "correlation"].isna().all()
-    assert result.metrics["features"]["live_in_both"] == fires.sum() > 0
+    np.testing.assert_allclose(table.loc[fires, "overlap"], 1)
+    np.testing.assert_allclose(table["logit_similarity"], 1, rtol=1e-5)
+    assert result.metrics["features"]["regular"] == table["density_base"].between(1e-5, 0.1).sum() > 0
     assert result.metrics["features"]["correlation_mean"] == pytest.approx(1)
     assert result.metrics["features"]["share_above_0.9"] == 1
 
@@ -70,8 +77,9 @@ def test_the_metrics_are_those_of_evaluate_on_each_model(
             # What the SAE's weights alone say is the same in every model.
             assert set(expected.metrics) - set(found) == set(dictionary_summary(expected.latents))
             assert found == pytest.approx({name: expected.metrics[name] for name in found})
-            if text == "a":  # features are counted on the first text
-                np.testing.assert_allclose(result.features[f"density_{which}"], expected.latents["feature_density"])
+    for which, lm in {"base": base, "finetuned": finetuned}.items():  # features are counted over all texts
+        every = evaluate(sae, lm, site, ids, 2).latents["feature_density"]
+        np.testing.assert_allclose(result.features[f"density_{which}"], every)
     assert result.metrics["a"]["base"] != result.metrics["a"]["finetuned"]
 
 
@@ -86,14 +94,16 @@ def test_activations_are_compared_token_by_token(tiny_lm: TinyLM, finetuned: Lan
     }
     result = transfer(random_sae("standard"), base, finetuned, base.site(SITE), {"text": ids}, 2)
     found = result.metrics["text"]["activations"]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)
     assert found["cosine"] < 0.999
 
 
 def test_feature_correlation_equals_numpy_s(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
     base, sae = tiny_lm("llama"), random_sae("standard")
     f, g = (sae.encode(rows_of(lm, ids)).detach().double().numpy() for lm in (base, finetuned))
-    found = transfer(sae, base, finetuned, base.site(SITE), {"text": ids, "other": ids[:1]}, 1).features["correlation"]
+    found = transfer(sae, base, finetuned, base.site(SITE), {"text": ids[:2], "other": ids[2:]}, 1).features[
+        "correlation"
+    ]
     for j in range(64):
         if f[:, j].std() > 1e-5 and g[:, j].std() > 1e-5:
             assert found[j] == pytest.approx(np.corrcoef(f[:, j], g[:, j])[0, 1], abs=1e-4), j
@@ -128,6 +138,7 @@ def test_tokenizers_are_compared_token_by_token() -> None:
         "only_finetuned": 2,
         "moved": 2,
         "agreement": 0.25,
+        "agreement_finetuned": 0.2,
     }
     assert compare_tokenizers(base, base | {"new": 4})["agreement"] == 1
 
@@ -171,28 +182,114 @@ def test_a_model_of_another_width_is_refused(tiny_lm: TinyLM) -> None:
     check_pair(base, wider, base.site(SITE))
 
 
+def features_table(**columns: list[float]) -> pd.DataFrame:
+    n = len(columns["density_base"])
+    return pd.DataFrame({"overlap": [0.5] * n, "log_error": [math.nan] * n} | columns)
+
+
 def test_the_summary_counts_features() -> None:
-    nan = float("nan")
-    table = pd.DataFrame(
-        {
-            "density_base": [0.1, 0.2, 0.3, 0.0, 0.5, 0.0, 1e-6],
-            "density_finetuned": [0.1, 0.1, 0.1, 0.2, 0.0, 0.0, 0.1],
-            "correlation": [0.95, 0.6, 0.1, nan, nan, nan, 0.9],
-        }
+    nan = math.nan
+    table = features_table(
+        density_base=[0.05, 0.02, 0.03, 0.0, 0.05, 0.0, 1e-6, 0.5],
+        density_finetuned=[0.1, 0.1, 0.1, 0.2, 0.0, 0.0, 0.1, 0.1],
+        correlation=[0.95, 0.6, 0.1, nan, nan, nan, 0.9, 0.9],
+        log_error=[nan, nan, nan, 1.0, 0.5, 0.0, nan, nan],
     )
-    assert summarise(table) == pytest.approx(
-        {
-            "live_in_both": 3,
-            "only_in_base": 1,
-            "only_in_finetuned": 1,
-            "correlation_mean": 0.55,
-            "correlation_median": 0.6,
-            "share_above_0.9": 1 / 3,
-            "share_above_0.5": 2 / 3,
-        }
-    )
+    found = summarise(table)
+    logs = np.log10(table[["density_base", "density_finetuned"]].to_numpy() + 1e-10)
+    assert found == pytest.approx({
+        "regular": 3,  # neither too seldom nor too often, in both
+        "only_in_base": 1,
+        "only_in_finetuned": 1,
+        "correlation_mean": 0.55,
+        "correlation_median": 0.6,
+        "share_above_0.5": 2 / 3,
+        "share_above_0.8": 1 / 3,
+        "share_above_0.9": 1 / 3,
+        "overlap_median": 0.5,
+        "log_error_of_silent": 0.75,
+        "log_density_correlation": np.corrcoef(logs.T)[0, 1],
+    })  # fmt: skip
 
 
 def test_the_summary_of_nothing_is_finite() -> None:
-    table = pd.DataFrame({"density_base": [0.0], "density_finetuned": [0.0], "correlation": [float("nan")]})
+    table = features_table(density_base=[0.0], density_finetuned=[0.0], correlation=[math.nan])
     assert all(math.isfinite(value) for value in summarise(table).values())
+
+
+def test_features_are_drawn_from_an_interval_of_density() -> None:
+    table = features_table(
+        density_base=[1e-4, 1e-3, 0.2, 1e-3], density_finetuned=[1e-4, 2e-3, 1e-3, 0.0], correlation=[1] * 4
+    )
+    assert list(by_density(table, 1e-4, 1e-2, 5).index) == [0, 1]
+    assert len(by_density(table, 1e-4, 1e-2, 1)) == 1
+    assert by_density(table, 1e-4, 1e-2, 1, seed=3).equals(by_density(table, 1e-4, 1e-2, 1, seed=3))
+    with pytest.raises(InputError, match=r"no feature has a density from 0.5 to 1 .* lie between 0.0001 and 0.2"):
+        by_density(table, 0.5, 1, 5)
+    with pytest.raises(InputError, match="none fires"):
+        by_density(table * 0, 0.5, 1, 5)
+
+
+def test_logit_similarity_is_pearson_s_r_over_the_shared_vocabulary(tiny_lm: TinyLM, finetuned: LanguageModel) -> None:
+    base, sae = tiny_lm("llama"), random_sae("standard")
+    site = base.site(SITE)
+    found = logit_similarity(sae, base, finetuned, site)
+    effects = [lm.logit_effects(site, sae.W_dec.detach()).double().numpy() for lm in (base, finetuned)]
+    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(*effects, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    a, b = (lm.unembedding.double().numpy() for lm in (base, finetuned))
+    assert unembedding_change(base, finetuned) == pytest.approx({
+        "norm_ratio": np.linalg.norm(b) / np.linalg.norm(a),
+        "change": np.linalg.norm(b - a) / np.linalg.norm(a),
+    }, rel=1e-4)  # fmt: skip
+
+
+def test_with_outliers_there_are_figures_without_them(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
+    """The outlier keeps its own activation in the splice and is left out of every mean."""
+    base, sae = tiny_lm("llama"), random_sae("standard")
+    site = base.site(SITE)
+    norms = rows_of(base, ids).norm(dim=-1)
+    limit = float(norms.sort().values[-3:-1].mean())  # the two largest
+    result = transfer(sae, base, finetuned, site, {"text": ids}, 2, outlier_norm=limit)
+    found = result.metrics["text"]
+    assert found["activations"]["outlier_limit"] == limit
+    assert found["base_without_outliers"]["n_tokens"] == found["base"]["n_tokens"] - (norms > limit).sum()
+    kept = norms <= limit
+    x = rows_of(base, ids)[kept]
+    with torch.no_grad():
+        expected = explained_variance(x, sae(x))
+    assert found["base_without_outliers"]["explained_variance"] == pytest.approx(expected, rel=1e-4)
+    assert found["base"]["explained_variance"] != pytest.approx(expected, rel=1e-3)
+    nothing = transfer(sae, base, finetuned, site, {"text": ids}, 2, outlier_norm=1e9).metrics["text"]
+    assert set(nothing) == {"base", "finetuned", "activations"}
+    np.testing.assert_allclose(
+        [nothing["base"][key] for key in ("mse", "ce_loss_score")],
+        [found["base"][key] for key in ("mse", "ce_loss_score")],
+    )
+
+
+def test_the_most_changed_features_and_where_they_part(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
+    base, sae = tiny_lm("llama"), random_sae("topk")
+    site = base.site(SITE)
+    table = transfer(sae, base, finetuned, site, {"text": ids}, 2).features
+    norms = sae.W_dec.norm(dim=-1).detach().numpy()
+    changed = most_changed(table, norms, 5)
+    score = table["difference"] * norms * (1 - table["correlation"].fillna(0))
+    often = table[["density_base", "density_finetuned"]].max(axis=1) > OFTEN
+    assert list(changed.index) == list(score[~often].nlargest(len(changed)).index)
+    f, g = (sae.encode(rows_of(lm, ids)).detach() for lm in (base, finetuned))
+    carried = (f - g).abs().mean(dim=0).numpy() * norms
+    np.testing.assert_allclose(changed["share_of_difference"], (carried / carried.sum())[changed.index], rtol=1e-4)
+    feature = int(changed.index[0])
+    shown = examples(sae, base, finetuned, site, ids, 2, [feature], n=1)
+    assert set(shown["kind"]) <= {"base", "finetuned", "parts"}
+    parts = shown[shown["kind"] == "parts"].iloc[0]
+    at = parts["position"]
+    apart = abs(parts["base"][at] - parts["finetuned"][at])
+    assert apart == pytest.approx(float((f - g).abs()[:, feature].max()), rel=1e-4)
+
+
+def test_a_model_against_itself_has_no_changed_feature(tiny_lm: TinyLM, ids: Tensor) -> None:
+    base, sae = tiny_lm("llama"), random_sae("topk")
+    table = transfer(sae, base, base, base.site(SITE), {"text": ids}, 2).features
+    assert not len(most_changed(table, np.ones(64), 5))

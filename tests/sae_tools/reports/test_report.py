@@ -82,7 +82,10 @@ def test_hostile_text_stays_text(text: str) -> None:
     plain = replace(contents, name="x", verdict=["x"])
     for page, harmless in (
         (report(contents), report(plain)),
-        (index({text: contents.figures}, {text: [text]}), index({"x": contents.figures}, {"x": ["x"]})),
+        (
+            index({text: contents.figures}, {text: [text]}, {text: [text]}, True),
+            index({"x": contents.figures}, {"x": ["x"]}, {"x": ["x"]}, True),
+        ),
     ):
         assert set(parsed(page).tags) == set(parsed(harmless).tags)
         assert parsed(page).attributes == parsed(harmless).attributes
@@ -95,7 +98,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(browser: Any, page
         page.on("console", lambda message, to=problems: to.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error, to=problems: to.append(str(error)))
         page.on("request", lambda request, to=problems: to.append(request.url) if "http" in request.url else None)
-        for name, charts in {"topk": 4, "standard": 5, "index": 2}.items():
+        for name, charts in {"topk": 4, "standard": 5, "index": 2, "transfer-topk": 9, "difference": 1}.items():
             page.goto(f"file://{pages / name}.html")
             page.wait_for_function(f"document.querySelectorAll('.plot .main-svg').length >= {charts}")
             assert page.evaluate("document.documentElement.scrollWidth") == width

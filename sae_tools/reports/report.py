@@ -71,12 +71,12 @@ def report(contents: Contents) -> str:
         charts["l0"] = figures.tokens_by(tables["l0"], "latents that fire on a token")
     if len(tables["curve"]):
         charts["training"] = figures.training(tables["curve"])
-    return _page(
+    return page(
         "report.html",
         it=contents,
-        tiles=[(*_named(key), shown(key, contents.figures[key])) for key in TILES],
-        rows=[(*_named(key), shown(key, contents.figures[key])) for key in MEANINGS if key in contents.figures],
-        charts={name: _chart(figure) for name, figure in charts.items()},
+        tiles=[(*named(key), shown(key, contents.figures[key])) for key in TILES],
+        rows=[(*named(key), shown(key, contents.figures[key])) for key in MEANINGS if key in contents.figures],
+        charts={name: as_plot(figure) for name, figure in charts.items()},
         worst=tables["worst"].to_dict("records"),
         features=[(it, [_strip(it, *example) for example in it.examples]) for it in contents.features],
         transfer=_transfer_rows(contents.transfer),
@@ -84,21 +84,27 @@ def report(contents: Contents) -> str:
     )
 
 
-def index(saes: Mapping[str, Mapping[str, float]], verdicts: Mapping[str, list[str]]) -> str:
-    """The page that compares SAEs by their figures."""
+def index(
+    saes: Mapping[str, Mapping[str, float]],
+    verdicts: Mapping[str, list[str]],
+    transfers: Mapping[str, Sequence[str]],
+    has_difference: bool,
+) -> str:
+    """The page that compares SAEs by their figures; `transfers`: the verdicts on SAEs with a transfer report."""
     charts = {
         "explained_variance": figures.front(saes, "explained_variance", "explained variance"),
         "ce_loss_score": figures.front(saes, "ce_loss_score", "CE recovered"),
     }
     keys = [key for key in MEANINGS if all(key in found for found in saes.values())]
-    rows = [(*_named(key), [shown(key, found[key]) for found in saes.values()]) for key in keys]
-    return _page(
-        "index.html", names=list(saes), rows=rows, verdicts=verdicts,
-        charts={name: _chart(figure) for name, figure in charts.items()},
+    rows = [(*named(key), [shown(key, found[key]) for found in saes.values()]) for key in keys]
+    return page(
+        "index.html", names=list(saes), rows=rows, verdicts=verdicts, transfers=transfers,
+        has_difference=has_difference,
+        charts={name: as_plot(figure) for name, figure in charts.items()},
     )  # fmt: skip
 
 
-def _named(key: str) -> tuple[str, str]:
+def named(key: str) -> tuple[str, str]:
     return MEANINGS[key]
 
 
@@ -131,7 +137,7 @@ def _strip(feature: Shown, pieces: list[str], values: list[float]) -> Markup:
     return Markup(render.strip(pieces, values, feature.maximum, small=True))
 
 
-def _chart(figure: go.Figure) -> Markup:
+def as_plot(figure: go.Figure) -> Markup:
     figure = escape(figure.to_json(remove_uids=True))
     return Markup('<div class="plot" data-figure="{}" style="min-height:{}px"></div>').format(figure, 300)
 
@@ -142,7 +148,7 @@ def _plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _page(template: str, **values: object) -> str:
+def page(template: str, **values: object) -> str:
     pages = Environment(
         loader=PackageLoader("sae_tools.reports", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

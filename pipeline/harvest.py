@@ -6,10 +6,9 @@ Killed in the middle, the next run goes on with the shards that are there.
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from pipeline import paths
+from pipeline import identity, paths
 from pipeline.params import Params, run
 from pipeline.workers import spread
 
@@ -66,22 +65,14 @@ def _tokenize(params: Params, lm: Any) -> None:
 
 
 def _identity(params: Params) -> dict[str, Any]:
-    """What decides the bytes of the activations: a run that differs in any of it starts afresh."""
-    import torch
-    import transformers
-
-    from sae_tools.common.artifacts import MANIFEST, sha256
-
-    model = Path(params.language_model.base)
-    files = ((path.name, path.stat()) for path in sorted(model.iterdir())) if model.is_dir() else ()
     return {
         "model": asdict(params.language_model),
-        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files],
+        "files": identity.of_model(params.language_model.base),
         "dataset": asdict(params.dataset),
-        "tokens": sha256(paths.TOKENS / MANIFEST),
+        "tokens": identity.of_folder(paths.TOKENS),
         "site": params.site,
         "harvest": asdict(params.harvest),
-        "versions": [torch.__version__, transformers.__version__],
+        "versions": identity.versions(),
     }
 
 

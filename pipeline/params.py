@@ -29,7 +29,7 @@ from sae_tools.common.settings import (
     read_sae,
 )
 from sae_tools.models.sites import locate
-from sae_tools.models.sources import check_context, check_dataset, check_model, check_probe, n_layers
+from sae_tools.models.sources import check_context, check_dataset, check_finetune, check_model, check_probe, n_layers
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 
@@ -105,10 +105,21 @@ def _check_sources(params: Params) -> None:
         for name in ("n_tokens", "held_out_tokens"):
             if getattr(dataset, name) == 0 and (where, name) != ("transfer.dataset", "n_tokens"):
                 raise SettingError(f"{where}.{name} is 0, but it should be greater than 0.")
+    second = params.transfer.dataset
+    study = params.transfer
+    if second and (study.own or study.adapt or study.diff) and second.context_size != params.dataset.context_size:
+        raise SettingError(
+            f"transfer.dataset.context_size is {second.context_size}, but dataset.context_size is "
+            f"{params.dataset.context_size}; give both texts the same."
+        )
     for probe in params.evaluate.probes:
         check_probe(probe)
-    for model in (params.language_model.base, params.language_model.finetuned):
-        config = check_model(model) if model else None
+    base, finetuned = params.language_model.base, params.language_model.finetuned
+    configs = {model: check_model(model) for model in (base, finetuned) if model}
+    one, other = configs[base], configs.get(finetuned or "")
+    if finetuned and one and other:
+        check_finetune(base, one, finetuned, other, params.transfer.least_agreement)
+    for model, config in configs.items():
         if config is not None:
             locate(params.site, str(config.get("model_type")), n_layers(config))
             for where, dataset in datasets.items():

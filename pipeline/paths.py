@@ -6,6 +6,8 @@ from pathlib import Path
 
 TOKENS = Path("artifacts/tokens")
 ACTIVATIONS = Path("artifacts/activations")
+PAIR = Path("artifacts/pair")
+CROSSCODER = Path("artifacts/crosscoder")
 REPORTS = Path("reports")
 
 
@@ -23,6 +25,10 @@ def evaluation(name: str) -> Path:
 
 def transfer(name: str) -> Path:
     return Path("artifacts/transfer") / name
+
+
+def adapted(name: str) -> Path:
+    return Path("artifacts/adapted") / name
 
 
 def features(name: str) -> Path:

@@ -1,11 +1,13 @@
-"""report: what all stages left -> reports/<name>.html for each SAE, and reports/index.html, which compares them."""
+"""report: what all stages left -> reports/<name>.html and transfer-<name>.html for each SAE, index.html for all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
+from pipeline.difference_report import difference_contents
 from pipeline.params import Params, run
+from pipeline.transfer_report import TextOf, transfer_contents
 
 if TYPE_CHECKING:
     from sae_tools.analysis.store import FeatureStore
@@ -15,31 +17,46 @@ N_FEATURES, N_EXAMPLES = 20, 3
 
 
 def main(params: Params) -> None:
+    from sae_tools.analysis.store import FeatureStore
     from sae_tools.common.artifacts import new_folder
+    from sae_tools.reports.difference import difference_report
     from sae_tools.reports.report import index, report
+    from sae_tools.reports.transfer import transfer_report
 
-    found = {name: contents(params, name) for name in params.saes}
+    stores = {name: FeatureStore.open(paths.features(name)) for name in params.saes}
+    found = {name: contents(params, name, store) for name, store in stores.items()}
+    studies = {
+        name: study
+        for name, store in stores.items()
+        if (study := transfer_contents(params, name, found[name].labels, texts(store)))
+    }
+    difference = difference_contents(params, texts(next(iter(stores.values()))))
+    pages = {name: report(of_sae) for name, of_sae in found.items()}
+    pages |= {f"transfer-{name}": transfer_report(study) for name, study in studies.items()}
+    pages |= {"difference": difference_report(difference)} if difference else {}
+    pages["index"] = index(
+        {name: of_sae.figures for name, of_sae in found.items()},
+        {name: of_sae.verdict for name, of_sae in found.items()},
+        {name: study.verdict for name, study in studies.items()},
+        difference is not None,
+    )
     with new_folder(paths.REPORTS, {"saes": list(found)}) as folder:
-        for name, of_sae in found.items():
-            (folder / f"{name}.html").write_text(report(of_sae))
-        page = index({n: c.figures for n, c in found.items()}, {n: c.verdict for n, c in found.items()})
-        (folder / "index.html").write_text(page)
+        for name, page in pages.items():
+            (folder / f"{name}.html").write_text(page)
 
 
-def contents(params: Params, name: str) -> Contents:
+def contents(params: Params, name: str, store: FeatureStore) -> Contents:
     """What is on disk of one SAE."""
     import json
     from importlib.metadata import version
 
     import pandas as pd
 
-    from sae_tools.analysis.store import FeatureStore
     from sae_tools.common.artifacts import read_manifest, verify
     from sae_tools.reports.report import Contents
 
     folder = paths.evaluation(name)
     about = verify(folder)
-    store = FeatureStore.open(paths.features(name))
     tables = {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
     return Contents(
         name,
@@ -59,21 +76,32 @@ def contents(params: Params, name: str) -> Contents:
     )
 
 
-def features(store: FeatureStore) -> list[Shown]:
-    """Features that fire, drawn at random, always the same ones, each with its strongest examples."""
+def tokenizer_of(store: FeatureStore) -> Any:
     from transformers import AutoTokenizer
 
-    from sae_tools.models.lm import pieces
-    from sae_tools.reports.report import Shown
-
     base = store.about["base"]
-    tokenizer: Any = AutoTokenizer.from_pretrained(base["name"], revision=base["revision"], trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(base["name"], revision=base["revision"], trust_remote_code=False)
+
+
+def texts(store: FeatureStore) -> TextOf:
+    """What gives the text of each of some tokens, a bar for a special one."""
+    from sae_tools.models.lm import pieces
+
+    tokenizer = tokenizer_of(store)
     special = set(tokenizer.all_special_ids)
 
     def text_of(ids: list[int]) -> list[str]:
         found = zip(ids, pieces(tokenizer, ids), strict=True)
         return [" ┊ " if token in special else piece for token, piece in found]
 
+    return text_of
+
+
+def features(store: FeatureStore) -> list[Shown]:
+    """Features that fire, drawn at random, always the same ones, each with its strongest examples."""
+    from sae_tools.reports.report import Shown
+
+    text_of, tokenizer = texts(store), tokenizer_of(store)
     live = store.table[store.table["maximum"] > 0]
     drawn = live.sample(min(N_FEATURES, len(live)), random_state=0)
     return [

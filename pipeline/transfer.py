@@ -1,21 +1,34 @@
 """transfer: SAE + base and finetuned model on equal tokens -> metrics/transfer/<name>.json, artifacts/transfer/<name>.
 
-The metrics hold what people compare; the folder has every figure and a table of features.
+The metrics hold what people compare; the folder has every figure, the tables behind the report, and the verdict.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.params import Params, run
+from sae_tools.common.settings import Pretrained
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sae_tools.models.lm import LanguageModel
 
 MODELS, KEYS = ("base", "finetuned"), ("explained_variance", "ce_loss_score")
+CHANGED, EXAMPLES = 12, 2
+"""Features that changed most, and examples of each in each model."""
 
 
 def main(params: Params, name: str) -> None:
+    import torch
+
     from sae_tools import saes
+    from sae_tools.analysis.changed import examples, most_changed
     from sae_tools.analysis.transfer import transfer
+    from sae_tools.analysis.transfer_verdict import transfer_verdict
     from sae_tools.common.artifacts import new_folder, write_json
     from sae_tools.models.corpus import Tokens, tokenize
     from sae_tools.models.lm import LanguageModel
@@ -30,15 +43,65 @@ def main(params: Params, name: str) -> None:
     check(paths.sae(name))
     base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
-    sae = saes.load(paths.sae(name), device=str(base.device))
+    sae, site = saes.load(paths.sae(name), device=str(base.device)), base.site(params.site)
     texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
     if config.dataset is not None:
         texts["finetuned_text"] = tokenize(config.dataset, base.tokenizer).first_held_out(config.n_tokens)
-    result = transfer(sae, base, finetuned, base.site(params.site), texts, config.batch_size)
+    result = transfer(sae, base, finetuned, site, texts, config.batch_size, config.least_agreement, config.outlier_norm)
+    figures = result.metrics | own_sae(params, name, base, finetuned, texts)
+    changed = most_changed(result.features, sae.W_dec.detach().norm(dim=-1).float().cpu().numpy(), CHANGED)
+    every, which = torch.cat([*texts.values()]), [int(feature) for feature in changed.index]
+    shown = examples(sae, base, finetuned, site, every, config.batch_size, which, EXAMPLES)
     with new_folder(paths.transfer(name), {"sae": name}) as folder:
         result.features.to_parquet(folder / "features.parquet")
-        write_json(folder / "figures.json", result.metrics)
-    write_json(paths.metrics("transfer", name), compared(result.metrics))
+        changed.to_parquet(folder / "changed.parquet")
+        shown.to_parquet(folder / "examples.parquet")
+        for text, alignment in result.alignments.items():
+            tables = {
+                "positions": alignment.by_position(), "sequences": alignment.by_sequence(),
+                "tokens": alignment.tokens(), "cosines": alignment.heat(),
+                "outliers": alignment.listed(base, texts[text]),
+            }  # fmt: skip
+            for what, table in tables.items():
+                table.to_parquet(folder / f"{what}-{text}.parquet")
+        write_json(folder / "figures.json", figures)
+        verdict = transfer_verdict(figures, adapted(name))
+        write_json(folder / "verdict.json", verdict)
+    write_json(paths.metrics("transfer", name), compared(figures))
+    print(f"\n{name}:", *verdict, sep="\n  ")
+
+
+def own_sae(
+    params: Params, name: str, base: LanguageModel, finetuned: LanguageModel, texts: dict[str, Tensor]
+) -> dict[str, Any]:
+    """`own`: the metrics of the finetuned model's own SAE by text and model, where there is one (Kissane et al.)."""
+    import torch
+
+    from sae_tools import saes
+    from sae_tools.analysis.evaluate import Evaluator
+    from sae_tools.analysis.predictions import mean_activation
+
+    config = params.transfer
+    if not config.own:
+        return {}
+    own = config.own if isinstance(config.own, Pretrained) else Pretrained(str(paths.adapted(name)), "own")
+    sae, site = saes.load(own.release, own.sae_id, str(base.device)), base.site(params.site)
+    saes.check_width(sae, base.width(site), "transfer.own", params.site)
+    found: dict[str, Any] = {text: {} for text in texts}
+    for text, ids in texts.items():
+        for which, lm in zip(MODELS, (base, finetuned), strict=True):
+            evaluator = Evaluator(sae, lm, site, mean_activation(lm, site, ids, config.batch_size))
+            for batch in torch.split(ids, config.batch_size):
+                evaluator.add(batch)
+            found[text][which] = evaluator.result().metrics
+    return {"own": found}
+
+
+def adapted(name: str) -> dict[str, Any] | None:
+    """The figures of the repaired SAEs, if any."""
+    path = paths.adapted(name) / "figures.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found if "n_tokens" in found else None
 
 
 def compared(figures: dict[str, Any]) -> dict[str, Any]:

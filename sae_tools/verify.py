@@ -78,9 +78,13 @@ def check_sae(folder: Path) -> str:
 def _check_contents(folder: Path) -> str:
     sites = sorted({path.parent for path in folder.rglob("shard-*.safetensors")})
     if sites:
-        return f"activations, {sum(_check_shards(folder, site.name) for site in sites):,} rows"
+        names = [site.relative_to(folder).as_posix() for site in sites]
+        return f"activations, {sum(_check_shards(folder, name) for name in names):,} rows"
     if (folder / "cfg.json").exists():
         return check_sae(folder)
+    saes = [check_sae(path.parent) for path in sorted(folder.rglob("cfg.json"))]
+    if saes:
+        return f"{len(saes)} SAEs: {'; '.join(saes)}"
     for path in sorted(folder.rglob("*.safetensors")):
         _check_tensors(path)
     return "tokens" if (folder / "tokens.safetensors").exists() else "artifact"

@@ -192,7 +192,13 @@ SMALL: dict[str, Any] = {
     "evaluate": {"n_tokens": 4_096, "probes": [str(ASSETS / "probes/direct_speech.csv")]},
     "transfer": {
         "n_tokens": 1_024,
-        "dataset": {"path": str(ASSETS / "shakespeare.parquet"), "n_tokens": 0, "held_out_tokens": 1_024},
+        "dataset": {"path": str(ASSETS / "shakespeare.parquet"), "n_tokens": 16_384, "held_out_tokens": 1_024},
+        "pair_tokens": 32_768,
+        "adapt": {"n_tokens": 32_768},
+        "diff": {
+            "d_sae": 512, "training_tokens": 32_768, "batch_size": 1024, "lr": 0.002, "n_tokens": 2_048,
+            "n_examples": 8,
+        },
     },
     "features": {"n_tokens": 16_384},
 }  # fmt: skip
@@ -202,15 +208,17 @@ SMALL: dict[str, Any] = {
 def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
     """Write `values` as the params of `folder` and run every stage there."""
     # Imported here: the pipeline needs ruamel.yaml, which tests of the core alone do not.
-    from pipeline import baseline, evaluate, features, harvest, report, train, transfer
+    from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, report, train, transfer
     from pipeline.params import load
 
     (folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
     with contextlib.chdir(folder):
         params = load()
         harvest.main(params)
+        pair.main(params)
+        diff.main(params)
         for name in params.saes:
-            for stage in (train, baseline, evaluate, transfer, features):
+            for stage in (train, baseline, evaluate, adapt, transfer, features):
                 stage.main(params, name)
         report.main(params)
     return folder

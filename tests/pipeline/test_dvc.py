@@ -108,7 +108,7 @@ def test_params_equal_the_sections_that_the_code_reads(stage: str) -> None:
     declared = {name.split(".")[0] for name in STAGES[stage]["params"]}
     # Which SAE is meant is all that later stages learn from `saes`: they depend on its folder.
     assert declared - {"saes"} == read - {"saes"}
-    assert ("saes" in declared) == (stage in ("train", "baseline", "report"))
+    assert ("saes" in declared) == (stage in ("train", "baseline", "adapt", "report"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -130,7 +130,15 @@ def test_no_free_text_reaches_the_shell(stage: str) -> None:
 
 
 def test_every_script_is_a_stage() -> None:
-    scripts = {path.stem for path in (REPO / "pipeline").glob("*.py")} - {"__init__", "params", "paths", "workers"}
+    scripts = {path.stem for path in (REPO / "pipeline").glob("*.py")} - {
+        "__init__",
+        "params",
+        "paths",
+        "workers",
+        "identity",
+        "difference_report",
+        "transfer_report",
+    }
     assert {script(stage).stem for stage in STAGES} == scripts == set(STAGES)
 
 
@@ -147,6 +155,9 @@ def test_outputs_are_where_the_code_writes() -> None:
         "transfer": [paths.transfer(key), paths.metrics("transfer", key)],
         "features": [paths.features(key)],
         "baseline": [paths.baseline(key)],
+        "pair": [paths.PAIR],
+        "adapt": [paths.adapted(key)],
+        "diff": [paths.CROSSCODER],
         "report": [paths.REPORTS],
     }
     for stage, wanted in expected.items():

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_lm: TinyLM) -> Path:
     for broken, file in files.items():
         save_tiny("llama", folder / broken, tiny_lm("llama").tokenizer)
         (folder / broken / file).unlink()
+    others = {"deeper": {"num_hidden_layers": 4}, "wider": {"hidden_size": 40}, "foreign": {"model_type": "gpt_neox"},
+              "curt": {"vocab_size": 300}}  # fmt: skip
+    for name, change in others.items():
+        shutil.copytree(tiny_lm("llama").name, folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps(config | change))
     (folder / "nothing").mkdir()
     (folder / "text.jsonl").write_text(json.dumps({"text": "once upon a time " * 400}) + "\n")
     (folder / "short.txt").write_text("once")
@@ -83,6 +90,7 @@ def write(folder: Path, values: Any) -> Path:
     return path
 
 
+SECOND = {"path": "text.jsonl", "context_size": 32, "n_tokens": 9, "held_out_tokens": 9}
 BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     # what is wrong, how, what the message names, the remedy in it
     ("a section missing", drop("harvest"), "no section harvest", "add it"),
@@ -119,6 +127,12 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("a text of unknown kind", put("dataset.path", "strange.docx"), "'strange.docx'", ".jsonl"),
     ("a second text absent", put("transfer", {"dataset": {"path": "no.txt"}}), "'no.txt' does not exist", "existing"),
     ("a bad second text", put("transfer", {"dataset": {"path": "text.jsonl", "seed": -2}}), "seed is -2", "greater"),
+    ("a finetune of another depth", put("language_model.finetuned", "deeper"), "'deeper' is 4 layers deep", "finetune"),
+    ("a finetune of another width", put("language_model.finetuned", "wider"), "'wider' is 40 wide", "finetune"),
+    ("a finetune of another family", put("language_model.finetuned", "foreign"), "'foreign' is a gpt_neox", "finetune"),
+    ("a finetune of few tokens", put("language_model.finetuned", "curt"), "'curt' has 300 tokens", "finetune"),
+    ("texts of two contexts", put("transfer", {"adapt": {}, "dataset": SECOND}),
+     "transfer.dataset.context_size is 32", "the same"),
     ("no SAE", put("saes", {}), "saes is {}", "a mapping of names"),
     ("a list of SAEs", put("saes", [1]), "saes is [1]", "a mapping of names"),
     ("a name with a slash", put("saes", {"a/b": {}}), "saes.a/b", "use letters"),

@@ -17,9 +17,10 @@ import sae_lens
 import torch
 from safetensors.torch import load_file
 
-from pipeline import baseline, evaluate, features, harvest, paths, report, train, transfer
+from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, paths, report, train, transfer
 from pipeline.params import load
 from sae_tools import saes
+from sae_tools.activations.shards import Shards
 from sae_tools.analysis.evaluate import evaluate as evaluate_sae
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common.artifacts import verify
@@ -143,7 +144,62 @@ def test_transfer_compares_both_models_on_both_texts(workbench: Path, name: str)
     assert 0 < base["activations"]["cosine"] < 1
     table = pd.read_parquet(workbench / paths.transfer(name) / "features.parquet")
     assert len(table) == 512
-    assert metrics["features"]["live_in_both"] > 0
+    assert metrics["features"]["regular"] > 0
+    verdict = json.loads((workbench / paths.transfer(name) / "verdict.json").read_text())
+    assert verdict[0].startswith("The SAE")
+    assert "extended" not in verdict[-1]
+    assert "more latents" in verdict[-1]  # what repairs it
+    changed = pd.read_parquet(workbench / paths.transfer(name) / "changed.parquet")
+    shown = pd.read_parquet(workbench / paths.transfer(name) / "examples.parquet")
+    assert set(shown["feature"]) == set(changed.index)
+
+
+def test_the_pair_is_both_models_activations_of_equal_tokens(workbench: Path) -> None:
+    lm = {
+        which: LanguageModel.load(str(ASSETS / name))
+        for which, name in (("base", "stories"), ("finetuned", "shakespeare"))
+    }
+    tokens = Tokens.load(workbench / paths.PAIR / "tokens")
+    own = Tokens.load(workbench / paths.TOKENS).train
+    assert (tokens.train[::2] == own[: len(tokens.train[::2])]).all()  # every second block is of the base model's text
+    assert not (tokens.train[1::2, None] == own[None]).all(dim=-1).any()
+    shards = {which: Shards(workbench / paths.PAIR / which / SMALL["site"]) for which in lm}
+    assert shards["base"].sizes == shards["finetuned"].sizes
+    rows = [next(iter(shards[which].batches(64, 64, 3))) for which in lm]
+    site = lm["base"].site(SMALL["site"])
+    every = {which: model.activations(tokens.train, [site])[site.name].flatten(0, 1) for which, model in lm.items()}
+    places = [torch.cdist(part, every[which]).min(dim=1) for which, part in zip(lm, rows, strict=True)]
+    assert max(float(place.values.max()) for place in places) < 0.2  # bfloat16 on disk
+    assert places[0].indices.equal(places[1].indices)
+
+
+def test_a_pair_is_made_only_where_it_is_asked_for(copied: Path) -> None:
+    params = params_of(copied, lambda values: values["transfer"].update(adapt=None, diff=None))
+    with contextlib.chdir(copied):
+        for stage in (pair, diff):
+            stage.main(params)
+        for stage in (adapt, transfer):
+            stage.main(params, "topk")
+    for path in (paths.PAIR, paths.CROSSCODER, paths.adapted("topk")):
+        assert verify(copied / path) == {}
+        assert {file.name for file in (copied / path).iterdir()} == {"manifest.json"}
+    verdict = json.loads((copied / paths.transfer("topk") / "verdict.json").read_text())
+    assert "more latents" not in verdict[-1]
+
+
+def test_an_sae_of_the_finetuned_model_is_evaluated_in_both(workbench: Path, copied: Path) -> None:
+    """The two by two: here the "own" SAE is the base SAE itself, so that both halves must agree."""
+    own = {"release": str(workbench / paths.sae("topk"))}
+    params = params_of(copied, lambda values: values["transfer"].update(own=own, adapt=None, diff=None))
+    with contextlib.chdir(copied):
+        transfer.main(params, "topk")
+        report.main(params)
+    figures = json.loads((copied / paths.transfer("topk") / "figures.json").read_text())
+    for text in ("base_text", "finetuned_text"):
+        for which in ("base", "finetuned"):
+            for key in ("explained_variance", "ce_loss_score", "l0"):
+                assert figures["own"][text][which][key] == pytest.approx(figures[text][which][key], rel=1e-5)
+    assert "The finetuned model's own SAE" in text_of(copied / "reports/transfer-topk.html")
 
 
 @pytest.mark.parametrize("name", NAMES)

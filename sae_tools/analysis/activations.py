@@ -50,9 +50,10 @@ class Alignment:
     def tokens(self, bins: int = 100) -> pd.DataFrame:
         """Histograms over all text tokens: rows measure, from (the lower edge of a step), tokens."""
         parts = []
-        for measure in ("cosine", "distance"):
-            found = self.values[measure][self.text].numpy()
-            counts, edges = np.histogram(found, bins=bins) if len(found) else (np.zeros(0, int), np.zeros(1))
+        farthest = float(self.values["distance"].max()) or 1.0
+        for measure, low, high in (("cosine", -1.0, 1.0), ("distance", 0.0, farthest)):
+            found = self.values[measure][self.text].clamp(low, high).numpy()
+            counts, edges = np.histogram(found, bins, (low, high))
             parts.append(pd.DataFrame({"measure": measure, "from": edges[:-1], "tokens": counts}))
         return pd.concat(parts, ignore_index=True)
 

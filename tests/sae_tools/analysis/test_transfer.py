@@ -45,6 +45,8 @@ def test_identical_models_transfer_perfectly(tiny_lm: TinyLM, ids: Tensor) -> No
         assert found["base"] == found["finetuned"]
         same = {"cosine": 1, "distance": 0, "norm_ratio": 1, "cka": 1}
         assert {key: found["activations"][key] for key in same} == pytest.approx(same, abs=1e-6)
+        tokens = result.alignments[text].tokens()
+        assert (tokens.groupby("measure")["tokens"].sum() == result.alignments[text].text.sum().item()).all()
     assert result.metrics["tokenizer"]["agreement"] == 1
     table = result.features
     fires = table["density_base"] > 0

@@ -112,6 +112,12 @@ def _check_sources(params: Params) -> None:
             f"transfer.dataset.context_size is {second.context_size}, but dataset.context_size is "
             f"{params.dataset.context_size}; give both texts the same."
         )
+    for name, recipe in params.saes.items() if study.adapt else ():
+        if isinstance(recipe, Recipe) and recipe.architecture == "matching_pursuit":
+            raise SettingError(
+                f"saes.{name} is of architecture 'matching_pursuit', which cannot be adapted; "
+                "set transfer.adapt to null."
+            )
     for probe in params.evaluate.probes:
         check_probe(probe)
     base, finetuned = params.language_model.base, params.language_model.finetuned

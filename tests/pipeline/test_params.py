@@ -74,6 +74,14 @@ def put(path: str, value: Any) -> Callable[[Params], None]:
     return change
 
 
+def several(*changes: Callable[[Params], None]) -> Callable[[Params], None]:
+    def change(params: Params) -> None:
+        for one in changes:
+            one(params)
+
+    return change
+
+
 def drop(path: str) -> Callable[[Params], None]:
     def change(params: Params) -> None:
         *parents, last = path.split(".")
@@ -90,6 +98,7 @@ def write(folder: Path, values: Any) -> Path:
     return path
 
 
+PURSUIT = {"architecture": "matching_pursuit", "d_sae": 64, "training_tokens": 1000}
 SECOND = {"path": "text.jsonl", "context_size": 32, "n_tokens": 9, "held_out_tokens": 9}
 BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     # what is wrong, how, what the message names, the remedy in it
@@ -133,6 +142,7 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("a finetune of few tokens", put("language_model.finetuned", "curt"), "'curt' has 300 tokens", "finetune"),
     ("texts of two contexts", put("transfer", {"adapt": {}, "dataset": SECOND}),
      "transfer.dataset.context_size is 32", "the same"),
+    ("what can't be adapted", several(put("transfer.adapt", {}), put("saes.a", PURSUIT)), "'matching_pursuit'", "null"),
     ("no SAE", put("saes", {}), "saes is {}", "a mapping of names"),
     ("a list of SAEs", put("saes", [1]), "saes is [1]", "a mapping of names"),
     ("a name with a slash", put("saes", {"a/b": {}}), "saes.a/b", "use letters"),

@@ -187,8 +187,21 @@ def test_a_pair_is_made_only_where_it_is_asked_for(copied: Path) -> None:
     assert "more latents" not in verdict[-1]
 
 
+def test_an_sae_of_the_finetuned_model_is_trained_where_it_is_asked_for(copied: Path) -> None:
+    params = params_of(copied, lambda values: values["transfer"].update(own=True, adapt=None, diff=None))
+    with contextlib.chdir(copied):
+        adapt.main(params, "topk")
+        transfer.main(params, "topk")
+    assert {path.name for path in (copied / paths.adapted("topk")).iterdir() if path.is_dir()} == {"own"}
+    figures = json.loads((copied / paths.transfer("topk") / "figures.json").read_text())
+    own, base = (found["finetuned_text"]["finetuned"] for found in (figures["own"], figures))
+    assert own["explained_variance"] > base["explained_variance"] + 0.05
+    own, base = (found["base_text"]["base"] for found in (figures["own"], figures))
+    assert own["explained_variance"] < base["explained_variance"]
+
+
 def test_an_sae_of_the_finetuned_model_is_evaluated_in_both(workbench: Path, copied: Path) -> None:
-    """The two by two: here the "own" SAE is the base SAE itself, so that both halves must agree."""
+    """The two by two. Here the "own" SAE is the base SAE itself, so that both halves must agree."""
     own = {"release": str(workbench / paths.sae("topk"))}
     params = params_of(copied, lambda values: values["transfer"].update(own=own, adapt=None, diff=None))
     with contextlib.chdir(copied):

@@ -110,12 +110,17 @@ def chosen(metrics: dict[str, float]) -> dict[str, float]:
 
 def held_out(params: Params, lm: LanguageModel) -> tuple[str, Tensor]:
     """The text of the transfer study by which the SAE is judged, its name and (n_blocks, context) ids."""
-    from sae_tools.models.corpus import Tokens, tokenize
+    from transformers import AutoConfig
 
-    config = params.transfer
+    from sae_tools.models.corpus import Tokens
+    from sae_tools.models.pair import own_tokens
+
+    config, models = params.transfer, params.language_model
     if config.dataset is None:
         return "base_text", Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)
-    return "finetuned_text", tokenize(config.dataset, lm.tokenizer).first_held_out(config.n_tokens)
+    d_vocab = AutoConfig.from_pretrained(models.base, revision=models.revision, trust_remote_code=False).vocab_size
+    own = own_tokens(config.dataset, lm.tokenizer, lm.name, d_vocab)
+    return "finetuned_text", own.first_held_out(config.n_tokens)
 
 
 def _evaluation(lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Evaluation:

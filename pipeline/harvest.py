@@ -34,6 +34,7 @@ def _harvest(params: Params) -> None:
     models = params.language_model
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     if rank() == 0:
+        _check_finetune(params, lm)
         _tokenize(params, lm)
     barrier()
     tokens = Tokens.load(paths.TOKENS)
@@ -49,6 +50,19 @@ def _harvest(params: Params) -> None:
             about, digests = summary(folder, [site])
             commit(folder, paths.ACTIVATIONS, {"model": lm.name, "site": site.name} | about, digests)
         barrier()
+
+
+def _check_finetune(params: Params, lm: Any) -> None:
+    """Refuse a finetune that reads other tokens before hours are spent on the base model."""
+    models = params.language_model
+    if models.finetuned is None:
+        return
+    from transformers import AutoTokenizer
+
+    from sae_tools.models.pair import check_tokenizers
+
+    other = AutoTokenizer.from_pretrained(models.finetuned, revision=models.finetuned_revision, trust_remote_code=False)
+    check_tokenizers(lm.name, lm.tokenizer, models.finetuned, other, models.least_agreement)
 
 
 def _tokenize(params: Params, lm: Any) -> None:

@@ -32,9 +32,9 @@ def main(params: Params) -> None:
             return
     from sae_tools.activations.harvest import harvest, n_bytes, summary
     from sae_tools.common.artifacts import commit, require_space, workspace
-    from sae_tools.models.corpus import Tokens, tokenize
+    from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
-    from sae_tools.models.pair import check_pair
+    from sae_tools.models.pair import check_pair, own_tokens
     from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
@@ -43,10 +43,10 @@ def main(params: Params) -> None:
     base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
     site = base.site(params.site)
-    check_pair(base, finetuned, site, config.least_agreement)
+    check_pair(base, finetuned, site, models.least_agreement)
     texts = [Tokens.load(paths.TOKENS)]
     if config.dataset is not None:
-        texts.append(tokenize(config.dataset, base.tokenizer))
+        texts.append(own_tokens(config.dataset, finetuned.tokenizer, finetuned.name, base.d_vocab))
     ids = mixed([text.train for text in texts if len(text.train)], config.pair_tokens)
     held_out = mixed([text.held_out for text in texts if len(text.held_out)], HELD_OUT)
     wanted = base.is_text(ids).cpu() & finetuned.is_text(ids).cpu()

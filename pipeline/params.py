@@ -124,7 +124,7 @@ def _check_sources(params: Params) -> None:
     configs = {model: check_model(model) for model in (base, finetuned) if model}
     one, other = configs[base], configs.get(finetuned or "")
     if finetuned and one and other:
-        check_finetune(base, one, finetuned, other, params.transfer.least_agreement)
+        check_finetune(base, one, finetuned, other, params.language_model.least_agreement)
     for model, config in configs.items():
         if config is not None:
             locate(params.site, str(config.get("model_type")), n_layers(config))

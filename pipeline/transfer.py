@@ -30,8 +30,9 @@ def main(params: Params, name: str) -> None:
     from sae_tools.analysis.transfer import transfer
     from sae_tools.analysis.transfer_verdict import transfer_verdict
     from sae_tools.common.artifacts import new_folder, write_json
-    from sae_tools.models.corpus import Tokens, tokenize
+    from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.pair import own_tokens
     from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
@@ -46,8 +47,9 @@ def main(params: Params, name: str) -> None:
     sae, site = saes.load(paths.sae(name), device=str(base.device)), base.site(params.site)
     texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
     if config.dataset is not None:
-        texts["finetuned_text"] = tokenize(config.dataset, base.tokenizer).first_held_out(config.n_tokens)
-    result = transfer(sae, base, finetuned, site, texts, config.batch_size, config.least_agreement, config.outlier_norm)
+        own = own_tokens(config.dataset, finetuned.tokenizer, finetuned.name, base.d_vocab)
+        texts["finetuned_text"] = own.first_held_out(config.n_tokens)
+    result = transfer(sae, base, finetuned, site, texts, config.batch_size, models.least_agreement, config.outlier_norm)
     figures = result.metrics | own_sae(params, name, base, finetuned, texts)
     changed = most_changed(result.features, sae.W_dec.detach().norm(dim=-1).float().cpu().numpy(), CHANGED)
     every, which = torch.cat([*texts.values()]), [int(feature) for feature in changed.index]

@@ -45,6 +45,8 @@ class Models:
     """Commit, branch or tag of a Hub base model."""
     finetuned_revision: Name | None = None
     """Commit, branch or tag of a Hub finetuned model."""
+    least_agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of the base model's token ids that must mean the same in the finetuned model."""
     dtype: Dtype = "float32"
     """Precision of the models' weights and activations."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
@@ -191,8 +193,6 @@ class Transfer:
     """Tokens of each text, at most."""
     batch_size: Positive = 16
     """Blocks in one forward pass."""
-    least_agreement: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Share of the base model's token ids that must mean the same in the finetuned model."""
     outlier_norm: PositiveFloat | None = None
     """Norm above which an activation is an outlier; null: twice the base model's mean norm."""
     own: bool | Pretrained = False

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sae_tools.common.errors import InputError
+from sae_tools.common.settings import Dataset
+from sae_tools.models.corpus import Tokens, tokenize
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 
+logger = logging.getLogger(__name__)
 LEAST_AGREEMENT = 0.99
 """Share of equal tokens below which ids mean other things to the two models."""
 
@@ -29,6 +33,29 @@ def compare_tokenizers(base: dict[str, int], finetuned: dict[str, int]) -> dict[
         "agreement": same / len(base),
         "agreement_finetuned": same / len(finetuned),
     }
+
+
+def own_tokens(dataset: Dataset, tokenizer: Any, finetuned: str, d_vocab: int) -> Tokens:
+    """A finetuned model's own text by its own tokenizer, as far as a base model of `d_vocab` tokens can read it.
+
+    Blocks that hold a token added by finetuning are left out; how many is logged.
+
+    Raises:
+        InputError: as `corpus.tokenize`, or no block is left.
+    """
+    found = tokenize(dataset, tokenizer)
+    kept = Tokens(*(blocks[(blocks < d_vocab).all(dim=1)] for blocks in (found.train, found.held_out)))
+    n, n_kept = (len(tokens.train) + len(tokens.held_out) for tokens in (found, kept))
+    if not len(kept.held_out):
+        raise InputError(
+            f"every held-out block of {dataset.path!r} holds a token that {finetuned!r} has and its base model lacks; "
+            "give a text without them, such as one without a chat template."
+        )
+    if n_kept < n:
+        logger.warning(
+            "%d of %d blocks of %s hold tokens that the base model lacks: left out", n - n_kept, n, dataset.path
+        )
+    return kept
 
 
 def check_pair(
@@ -66,6 +93,6 @@ def check_tokenizers(base: str, mine: Any, finetuned: str, other: Any, least: fl
     if found["agreement"] < least:
         raise InputError(
             f"only {found['agreement']:.1%} of the token ids of {base!r} mean the same in {finetuned!r}; "
-            "give a finetune that keeps the base model's tokenizer, or lower transfer.least_agreement."
+            "give a finetune that keeps the base model's tokenizer, or lower language_model.least_agreement."
         )
     return found

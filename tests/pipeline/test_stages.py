@@ -429,6 +429,22 @@ def test_a_damaged_input_is_named_and_outputs_stay(copied: Path, stage: Any, fil
     assert contents(copied) == before | {"params.yaml": (copied / "params.yaml").read_bytes()}
 
 
+def test_a_finetune_that_reads_other_tokens_is_refused_before_the_harvest(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "shakespeare", tmp_path / "moved")
+    tokenizer = json.loads((tmp_path / "moved/tokenizer.json").read_text())
+    ids = tokenizer["model"]["vocab"]
+    names = sorted(ids, key=ids.get)
+    tokenizer["model"]["vocab"] = dict(zip(names[:300] + names[300:][::-1], range(len(names)), strict=True))
+    (tmp_path / "moved/tokenizer.json").write_text(json.dumps(tokenizer))
+    params = params_of(tmp_path, lambda values: values["language_model"].update(finetuned=str(tmp_path / "moved")))
+    with (
+        contextlib.chdir(tmp_path),
+        pytest.raises(WorkbenchError, match=r"only 7.\d% of the token ids .* 'moved|moved'"),
+    ):
+        harvest.main(params)
+    assert not (tmp_path / "artifacts/tokens").exists()
+
+
 def test_harvest_refuses_before_it_writes(tmp_path: Path) -> None:
     for change in (
         lambda values: values["dataset"].update(context_size=4096),

@@ -22,6 +22,7 @@ from sae_tools.common.settings import Adapt, Recipe
 from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.training.adapt import WAYS, adapt, mean_l0, plan, recipe_of, shortened, widen
 from sae_tools.training.train import Watch, train
+from sae_tools.training.trainee import Trainee
 from tests.conftest import ARCHITECTURES, random_sae
 from tests.sae_tools import forked
 
@@ -98,6 +99,20 @@ def test_frozen_latents_keep_their_bytes_and_the_others_learn(architecture: str,
     for name in ("W_enc", "W_dec"):
         assert (before[name] != after[name]).any(dim=0 if name == "W_enc" else 1).float().mean() > 0.3, name
     assert trained.live[0][:n].all()
+
+
+@pytest.mark.parametrize("way", ["sparse", "dense"])
+def test_what_is_frozen_does_not_move_while_the_others_learn(way: str, tmp_path: Path) -> None:
+    """In training itself: what is saved gets the frozen bytes back in any case."""
+    start = saved("standard", tmp_path / "base")
+    how = recipe("standard", step=way)
+    trainee = Trainee(how, 0, D_IN, {}, "cpu", torch.float32, start=start, frozen=8)
+    before = {name: tensor.clone() for name, tensor in own_latents(trainee.sae, slice(8)).items()}
+    for step, batch in enumerate(rows(6)):
+        trainee.step(batch, step, 6)
+    for name, tensor in own_latents(trainee.sae, slice(8)).items():
+        assert tensor.equal(before[name]), name
+    assert not trainee.sae.W_dec[8:].equal(start.W_dec[8:])
 
 
 def test_what_is_not_frozen_learns_as_if_it_were_alone_with_the_error(tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ def difference_contents(params: Params, text_of: TextOf) -> DifferenceContents |
         difference_verdict(figures),
         figures,
         {side: shown(rows, examples, text_of) for side, rows in sides.items()},
-        list(params.saes),
     )
 
 

@@ -35,7 +35,6 @@ class DifferenceContents:
     figures: Mapping[str, Any]
     latents: Mapping[str, Sequence[Latent]]
     """finetuned, base: those nearest to that model alone, the nearest first."""
-    saes: Sequence[str]
 
 
 def difference_report(contents: DifferenceContents) -> str:

@@ -78,10 +78,10 @@ def test_hostile_text_stays_text(workbench: Path, text: str) -> None:
     latent = Latent(3, {"label": text, "maximum": 1.0, "relative_norm": 0.9, "nu_eps": 0.1, "nu_r": 0.1, "density": 0.1,
                         "genuine": True}, [([text, "b"], [1.0, 0.0])])  # fmt: skip
     found = json.loads((workbench / "artifacts/crosscoder/figures.json").read_text())
-    difference = DifferenceContents(text, text, text, [text], found, {"finetuned": [latent], "base": []}, [text])
+    difference = DifferenceContents(text, text, text, [text], found, {"finetuned": [latent], "base": []})
     for page, harmless in (
         (transfer_report(hostile), transfer_report(plain)),
-        (difference_report(difference), difference_report(replace(difference, verdict=["x"], saes=["x"]))),
+        (difference_report(difference), difference_report(replace(difference, verdict=["x"]))),
     ):
         assert set(parsed(page).tags) == set(parsed(harmless).tags)
         assert parsed(page).attributes == parsed(harmless).attributes

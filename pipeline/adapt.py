@@ -125,18 +125,13 @@ def held_out(params: Params, lm: LanguageModel) -> tuple[str, Tensor]:
 
 def _evaluation(lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Evaluation:
     """What gives the metrics of an SAE on (n_blocks, context) ids; the mean activation is taken once."""
-    import torch
-
     from sae_tools.analysis.evaluate import Evaluator
     from sae_tools.analysis.predictions import mean_activation
 
     mean = mean_activation(lm, site, ids, batch_size)
 
     def metrics(sae: SAE[Any]) -> dict[str, float]:
-        evaluator = Evaluator(sae, lm, site, mean)
-        for batch in torch.split(ids, batch_size):
-            evaluator.add(batch)
-        return evaluator.result().metrics
+        return Evaluator(sae, lm, site, mean).add_all(ids, batch_size).result().metrics
 
     return metrics
 

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sae_tools.common.errors import SettingError, WorkbenchError, did_you_mean
+from sae_tools.common.read_settings import read, read_sae
 from sae_tools.common.settings import (
     Dataset,
     Evaluate,
@@ -25,8 +26,6 @@ from sae_tools.common.settings import (
     Pretrained,
     Recipe,
     Transfer,
-    read,
-    read_sae,
 )
 from sae_tools.models.sites import locate
 from sae_tools.models.sources import check_context, check_dataset, check_finetune, check_model, check_probe, n_layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -85,16 +86,9 @@ def tokenizer_of(store: FeatureStore) -> Any:
 
 def texts(store: FeatureStore) -> TextOf:
     """What gives the text of each of some tokens, a bar for a special one."""
-    from sae_tools.models.lm import pieces
+    from sae_tools.models.lm import shown_pieces
 
-    tokenizer = tokenizer_of(store)
-    special = set(tokenizer.all_special_ids)
-
-    def text_of(ids: list[int]) -> list[str]:
-        found = zip(ids, pieces(tokenizer, ids), strict=True)
-        return [" ┊ " if token in special else piece for token, piece in found]
-
-    return text_of
+    return functools.partial(shown_pieces, tokenizer_of(store))
 
 
 def features(store: FeatureStore) -> list[Shown]:

@@ -77,7 +77,6 @@ def own_sae(
     params: Params, name: str, base: LanguageModel, finetuned: LanguageModel, texts: dict[str, Tensor]
 ) -> dict[str, Any]:
     """`own`: the metrics of the finetuned model's own SAE by text and model, where there is one (Kissane et al.)."""
-    import torch
 
     from sae_tools import saes
     from sae_tools.analysis.evaluate import Evaluator
@@ -92,9 +91,8 @@ def own_sae(
     found: dict[str, Any] = {text: {} for text in texts}
     for text, ids in texts.items():
         for which, lm in zip(MODELS, (base, finetuned), strict=True):
-            evaluator = Evaluator(sae, lm, site, mean_activation(lm, site, ids, config.batch_size))
-            for batch in torch.split(ids, config.batch_size):
-                evaluator.add(batch)
+            mean = mean_activation(lm, site, ids, config.batch_size)
+            evaluator = Evaluator(sae, lm, site, mean).add_all(ids, config.batch_size)
             found[text][which] = evaluator.result().metrics
     return {"own": found}
 

@@ -24,8 +24,8 @@ from sae_lens.saes.topk_sae import TopKSAEConfig, TopKTrainingSAE, TopKTrainingS
 from safetensors import SafetensorError
 from torch import Tensor
 
+from sae_tools.common.architectures import ARCHITECTURES
 from sae_tools.common.errors import ArtifactError, InputError, SettingError
-from sae_tools.common.settings import ARCHITECTURES
 
 __all__ = [
     "SAE",

@@ -83,6 +83,14 @@ class Evaluator:
             "cossim": Histogram(-1, 1, 2000),
         }
 
+    def add_all(self, ids: Tensor, batch_size: int) -> Evaluator:
+        """Take (n_blocks, context) ids, as `add`; returns itself."""
+        with tqdm(total=ids.numel(), desc="evaluate", unit="tok", unit_scale=True, leave=False) as bar:
+            for batch in torch.split(ids, batch_size):
+                self.add(batch)
+                bar.update(batch.numel())
+        return self
+
     @torch.no_grad()
     def add(self, ids: Tensor, usual: Tensor | None = None) -> Seen:
         """Take (batch, context) ids; where the mask `usual` is false, tokens count as special ones do.
@@ -160,12 +168,8 @@ def evaluate(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_si
     Raises:
         InputError: an activation is not finite.
     """
-    evaluator = Evaluator(sae, lm, site, mean_activation(lm, site, ids, batch_size))
-    with tqdm(total=ids.numel(), desc="evaluate", unit="tok", unit_scale=True) as bar:
-        for batch in torch.split(ids, batch_size):
-            evaluator.add(batch)
-            bar.update(batch.numel())
-    result = evaluator.result()
+    mean = mean_activation(lm, site, ids, batch_size)
+    result = Evaluator(sae, lm, site, mean).add_all(ids, batch_size).result()
     result.latents = result.latents.join(describe_weights(sae))
     result.metrics |= dictionary_summary(result.latents)
     return result

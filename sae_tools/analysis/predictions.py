@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae_tools.metrics import predictions
 from sae_tools.metrics.averages import Means
-from sae_tools.models.lm import LanguageModel, Patch
+from sae_tools.models.lm import LanguageModel, Patch, shown_pieces
 from sae_tools.models.replay import Replay
 from sae_tools.models.sites import Site
 
@@ -21,8 +21,6 @@ WORST = 20
 """Tokens kept at which the SAE's output changes the prediction most."""
 AROUND = (24, 8)
 """Tokens shown before and after such a one."""
-BAR = " ┊ "
-"""Stands for a special token in a text."""
 MEAN_TOKENS = 4096
 """Tokens over which the mean activation is taken."""
 
@@ -100,7 +98,8 @@ class Predictions:
             row = replay.ids[block].tolist()
             before, after = row[max(0, position - AROUND[0]) : position], row[position + 1 :][: AROUND[1]]
             expected = [int(logits[block, position].argmax()) for logits in (replay.logits, with_sae)]
-            texts = (self._text(ids) for ids in (before, [row[position]], after, *([one] for one in expected)))
+            parts = (before, [row[position]], after, *([one] for one in expected))
+            texts = ("".join(shown_pieces(self.lm.tokenizer, part)) for part in parts)
             names = ("before", "token", "after", "likeliest_without_sae", "likeliest_with_sae")
             self._worst.append((value, {
                 "block": self._n_blocks + block, "position": position, "kl_div_with_sae": value,
@@ -109,12 +108,6 @@ class Predictions:
                 **dict(zip(names, texts, strict=True)),
             }))  # fmt: skip
         self._worst = sorted(self._worst, key=lambda found: -found[0])[:WORST]
-
-    def _text(self, ids: list[int]) -> str:
-        """Decoded, a bar for each special token."""
-        special = set(self.lm.special_ids)
-        pieces = self.lm.pieces(ids)
-        return "".join(BAR if token in special else piece for token, piece in zip(ids, pieces, strict=True))
 
     def summary(self) -> dict[str, float]:
         """Losses, KL and agreement by SAELens' names where it has one, and the share of an ablation's loss regained."""

@@ -20,6 +20,8 @@ from sae_tools.common.errors import InputError
 from sae_tools.models.sites import Site, family_of, locate, norm_after, width
 from sae_tools.models.sources import check_model
 
+BAR = " ┊ "
+"""Stands for a special token where a text is shown."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -236,6 +238,13 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
         found.append(text[len(done) :] if whole else "")
         done = text if whole else done
     return found
+
+
+def shown_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """As `pieces`, a bar for each special token."""
+    special = set(tokenizer.all_special_ids)
+    found = zip(ids, pieces(tokenizer, ids), strict=True)
+    return [BAR if token in special else piece for token, piece in found]
 
 
 def _gamma(norm: nn.Module, like: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from sae_tools import saes
 from sae_tools.activations.shards import Shards
+from sae_tools.common.architectures import ARCHITECTURES, CHOICES
 from sae_tools.common.draws import generator
 from sae_tools.common.errors import InputError, did_you_mean
-from sae_tools.common.settings import ARCHITECTURES, CHOICES, Adapt, Recipe
+from sae_tools.common.settings import Adapt, Recipe
 from sae_tools.saes import SAE
 from sae_tools.training.train import CHECKPOINT_SECONDS, Watch, norm_scale, train
 

@@ -11,9 +11,10 @@ import pytest
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainingSAEConfig
 
-from sae_tools.common import settings
+from sae_tools.common import architectures, settings
 from sae_tools.common.errors import SettingError
-from sae_tools.common.settings import Dataset, Features, Models, Pretrained, Recipe, Transfer, read, read_sae
+from sae_tools.common.read_settings import read, read_sae
+from sae_tools.common.settings import Dataset, Features, Models, Pretrained, Recipe, Transfer
 from tests.conftest import ARCHITECTURES
 
 COMMON = {"apply_b_dec_to_input", "normalize_activations", "decoder_init_norm"}
@@ -22,7 +23,7 @@ RECIPE = {"architecture": "topk", "d_sae": 64, "k": 4, "training_tokens": 1000}
 
 def test_architectures_are_saelens_s_trainable_ones() -> None:
     theirs = {name for name, (cls, _) in SAE_TRAINING_CLASS_REGISTRY.items() if cls.__module__.startswith("sae_lens.")}
-    assert set(settings.ARCHITECTURES) == theirs == set(ARCHITECTURES)
+    assert set(architectures.ARCHITECTURES) == theirs == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("architecture", SAE_TRAINING_CLASS_REGISTRY)
@@ -30,7 +31,7 @@ def test_an_architecture_s_settings_are_saelens_s(architecture: str) -> None:
     _, config = SAE_TRAINING_CLASS_REGISTRY[architecture]
     shared = {field.name for field in dataclasses.fields(TrainingSAEConfig)} | {"use_sparse_activations"}
     own = {field.name: field.type for field in dataclasses.fields(config) if field.name not in shared}
-    ours = settings.ARCHITECTURES[architecture]
+    ours = architectures.ARCHITECTURES[architecture]
     assert set(ours) == set(own) | COMMON
     for name, kind in own.items():
         if isinstance(kind, type):

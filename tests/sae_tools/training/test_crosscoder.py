@@ -11,7 +11,8 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.activations.shards import Shard, Shards
 from sae_tools.common.errors import InputError, SettingError
-from sae_tools.common.settings import Diff, Transfer, read
+from sae_tools.common.read_settings import read
+from sae_tools.common.settings import Diff, Transfer
 from sae_tools.metrics.crosscoder import CLASSES, LatentScaling, classify, genuine, relative_norm
 from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.training.crosscoder import Crosscoder, recipe_of, train_crosscoder

@@ -12,7 +12,8 @@ import torch
 from sae_lens.synthetic import ActivationGenerator, FeatureDictionary
 from torch import Tensor
 
-from sae_tools.common.settings import Recipe, read_sae
+from sae_tools.common.read_settings import read_sae
+from sae_tools.common.settings import Recipe
 from sae_tools.training.sparsity import Controller
 from sae_tools.training.train import train
 

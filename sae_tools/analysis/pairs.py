@@ -42,6 +42,8 @@ def read_pairs(source: str | Path) -> list[Pair]:
         for name, side in (("positive", positive), ("negative", negative)):
             if not isinstance(side, str) or not side.strip():
                 raise InputError(f"{where}: the {name} text is {side!r}; give both texts of each pair.")
+            if any("\ud800" <= character <= "\udfff" for character in side):
+                raise InputError(f"{where}: the {name} text holds half of a surrogate pair; remove that character.")
         pairs.append(Pair(positive, negative))
     if not pairs:
         raise InputError(f"no pair of texts was given; {FORMATS}.")
@@ -63,7 +65,7 @@ def _read(path: Path) -> str:
 def _of_list(text: str) -> Iterator[Row]:
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the list of pairs is not JSON: {error}; {FORMATS}.") from None
     for number, entry in enumerate(entries, 1):
         yield _of_object(f"entry {number}", entry)
@@ -74,7 +76,7 @@ def _of_lines(text: str) -> Iterator[Row]:
         if line.strip():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise InputError(f"line {number} is not a JSON object; {FORMATS}.") from None
             yield _of_object(f"line {number}", entry)
 

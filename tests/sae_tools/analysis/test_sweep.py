@@ -45,7 +45,7 @@ def test_the_figures_are_the_unsteered_model_s_over_the_new_tokens(lm: LanguageM
     sae, site, start = random_sae("standard"), lm.site(SITE), ids[:1, :10]
     vector = torch.linspace(-2, 5, 32)
     for measured, by_hand in (
-        (presence(sae, lm, site, [7, 9], 10), lambda x: float(sae.encode(x)[:, [7, 9]].mean())),
+        (presence(sae, lm, site, [7, 9], 10), lambda x: float(sae.encode(x)[:, [7, 9]].detach().mean())),
         (projection(lm, site, vector, 10), lambda x: float((x @ vector).mean() / vector.norm())),
     ):
         table = sweep(lm, start, [2.0], lambda s: steer_by_vector(site, s * vector), measured, new_tokens=8)

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +22,7 @@ from demo.limits import MAX_SECONDS, MAX_TOKENS, Refused
 from sae_tools import saes
 from sae_tools.analysis import steering
 from sae_tools.analysis.next_tokens import next_tokens
+from sae_tools.analysis.norms import median_norm
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common import artifacts
 from sae_tools.models.lm import LanguageModel
@@ -29,6 +31,11 @@ Which = Literal["base", "finetuned"]
 NEXT = 5
 """Likeliest next tokens that are shown."""
 REMEMBERED = 64
+PLAIN = (
+    "It was a warm day, and the two of them went to the park. They played by the old tree until it was late, "
+    "and then they walked home and told everyone what they had seen."
+)
+"""Everyday words to measure the median norm on, where the features stage has not."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,14 @@ class Opened:
     @property
     def has_finetuned(self) -> bool:
         return bool(self.store.about.get("finetuned"))
+
+    @cached_property
+    def unit(self) -> float:
+        """The site's median norm, in which a push is measured."""
+        about = self.store.about
+        if "median_norm" in about:
+            return float(about["median_norm"])
+        return median_norm(self.base, self.base.site(about["site"]), self.base.tokens(PLAIN))
 
     def feature(self, feature: int) -> dict[str, Any]:
         """The row of the features' table."""
@@ -174,14 +189,11 @@ class Workbench:
         """Continue a text twice from one seed, as the model is and steered; yields as they grow.
 
         Raises:
-            Refused: the text leaves no room, or the feature has no maximum to measure the strength by.
+            Refused: the text leaves no room, or the feature never fired.
         """
         lm = opened.base
-        maximum = float(opened.feature(feature)["maximum"])
-        if maximum <= 0 and mode != "ablate":
-            raise Refused(
-                f"Feature {feature} never fired: it has no maximum to measure a strength by. Pick another one."
-            )
+        if opened.feature(feature)["maximum"] <= 0 and mode != "ablate":
+            raise Refused(f"Feature {feature} never fired: nothing tells what pushing it would mean. Pick another one.")
         ids = lm.tokens(text)
         room = min(lm.context_size, MAX_TOKENS + new_tokens) - new_tokens
         if ids.shape[1] > room:
@@ -189,7 +201,9 @@ class Workbench:
                 f"The prompt has {ids.shape[1]} tokens; with {new_tokens} new ones only {room} fit. Shorten one."
             )
         site = lm.site(opened.store.about["site"])
-        patch = steering.steer(opened.sae, site, feature, mode, strength, maximum)
+        with self._model_lock:
+            unit = opened.unit
+        patch = steering.steer(opened.sae, site, [steering.Push(feature, mode, strength)], unit)
         streams = [lm.generate(ids, new_tokens, temperature, seed, change) for change in (None, patch)]
         return self._interleave(lm, ids[0].tolist(), streams)
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_tools.activations.shards import Shards as Shards
+    from sae_tools.analysis.contrast import contrast as contrast
+    from sae_tools.analysis.decompose import decompose as decompose
     from sae_tools.analysis.evaluate import evaluate as evaluate
     from sae_tools.analysis.features import describe as describe
     from sae_tools.analysis.steering import steer as steer
+    from sae_tools.analysis.sweep import sweep as sweep
     from sae_tools.analysis.transfer import transfer as transfer
     from sae_tools.common.settings import Recipe as Recipe
     from sae_tools.models.lm import LanguageModel as LanguageModel
@@ -28,6 +31,9 @@ HOMES = {
     "transfer": "analysis.transfer",
     "describe": "analysis.features",
     "steer": "analysis.steering",
+    "contrast": "analysis.contrast",
+    "decompose": "analysis.decompose",
+    "sweep": "analysis.sweep",
 }
 
 

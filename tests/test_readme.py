@@ -15,7 +15,7 @@ def test_the_notebook_examples_run(
     workbench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for name, target in {"assets": REPO / "assets", "artifacts": workbench / "artifacts"}.items():
         (tmp_path / name).symlink_to(target)
     names: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""The likeliest next tokens at each position of a text: of the model, with an SAE spliced in, and with zeros there."""
+"""The likeliest next tokens of a text: of the model, with an SAE spliced in, with zeros there, and with a patch."""
 
 from __future__ import annotations
 
@@ -37,3 +37,20 @@ def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: in
         table[f"{way}_token"] = [lm.tokenizer.decode([i]) for i in likeliest.indices.flatten().tolist()]
         table[f"{way}_probability"] = likeliest.values.flatten().cpu().numpy()
     return table
+
+
+@torch.no_grad()
+def next_token_changes(lm: LanguageModel, ids: Tensor, patch: Patch, k: int = 10) -> pd.DataFrame:
+    """How a patch changes the token after (1, n) ids: the `k` largest rises and the `k` largest falls in probability.
+
+    A row a token, indexed by its id, the largest rise first; columns token, without, with, change = with - without.
+    """
+    without, changed = (lm.logits(ids, each)[0, -1].float().softmax(dim=-1).cpu() for each in (None, patch))
+    change = changed - without
+    order = change.argsort(descending=True, stable=True)
+    k = min(k, len(order) // 2)
+    chosen = torch.cat([order[:k], order[len(order) - k :]])
+    columns = {"without": without, "with": changed, "change": change}
+    table = pd.DataFrame({name: values[chosen].numpy() for name, values in columns.items()}, index=chosen.tolist())
+    table.insert(0, "token", [lm.tokenizer.decode([i]) for i in chosen.tolist()])
+    return table.rename_axis("id")

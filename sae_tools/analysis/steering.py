@@ -1,17 +1,22 @@
-"""Steer a model with one feature of an SAE: push it up, hold it at a value, or remove it.
+"""Steer a model: push features of an SAE up, hold or remove them, or add any vector.
 
-With f = encode(x) and m the feature's own maximum, feature j becomes
+A push of strength s moves an activation by s · unit, unit the median norm at the site, along d̂ = d / ‖d‖, the direction
+of the latent's decoder row. With c_j the length of what latent j gives to decode(encode(x)) along d̂_j
 
-    add      f_j + strength · m        clamp    strength · m        ablate    0
+    add      x + s · unit · d̂_j        clamp    x + (s · unit - c_j) · d̂_j        ablate    x - c_j · d̂_j
 
-and x changes by decode(new f) - decode(f): what the SAE does not explain stays as it is.
+so add changes latent j by s · unit / ‖d_j‖, clamp holds it there, ablate at 0, and what the SAE does not explain stays.
+Lengths are those in x itself, so this holds too where an SAE normalises each token at run time. One maximum of the
+feature as unit would break the text for some features and do nothing for others; 0.4 norms are a good start.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from sae_tools.common.errors import SettingError
@@ -23,25 +28,77 @@ Mode = Literal["add", "clamp", "ablate"]
 MODES: tuple[Mode, ...] = ("add", "clamp", "ablate")
 
 
-def steer(sae: SAE[Any], site: Site, feature: int, mode: Mode, strength: float, maximum: float) -> Patch:
-    """A patch that steers with one feature; `strength` is in units of `maximum`, the feature's largest activation.
+@dataclass(frozen=True)
+class Push:
+    """What is done to one feature."""
+
+    feature: int
+    mode: Mode
+    strength: float
+    """In median norms at the site; ablate has no use for it."""
+
+
+def steer(sae: SAE[Any], site: Site, pushes: Sequence[Push], unit: float, new_tokens_only: bool = False) -> Patch:
+    """A patch that pushes all of these features at once; `unit` is the site's median norm, as `median_norm` measures.
 
     Raises:
-        SettingError: no such feature or mode, or a strength that is not finite.
+        SettingError: no such feature or mode, a feature named twice, or a number that is not finite.
     """
-    if not 0 <= feature < sae.cfg.d_sae:
-        raise SettingError(f"feature {feature} does not exist; this SAE has features 0 to {sae.cfg.d_sae - 1}.")
-    if mode not in MODES:
-        raise SettingError(f"mode {mode!r} is unknown; use one of: {', '.join(MODES)}.")
-    if not math.isfinite(strength) or not math.isfinite(strength * maximum):
+    _check(pushes, sae.cfg.d_sae, unit)
+    moved = [push for push in pushes if push.mode != "ablate"]
+    removed = [push.feature for push in pushes if push.mode != "add"]
+    amounts = torch.tensor([push.strength * unit for push in moved], device=sae.W_dec.device)
+    vector = amounts @ directions(sae, [push.feature for push in moved])
+
+    def edit(acts: Tensor) -> Tensor:
+        kept = edited(sae, acts, lambda features: features.index_fill(-1, _ids(removed, acts), 0)) if removed else acts
+        return kept + vector.to(acts)
+
+    return Patch(site, edit, new_tokens_only=new_tokens_only)
+
+
+def steer_by_vector(site: Site, vector: Tensor, new_tokens_only: bool = False) -> Patch:
+    """A patch that adds a (d_in,) vector, as long as it is, to every activation.
+
+    Raises:
+        SettingError: not a vector of finite numbers; when first used, one of another width than the activations.
+    """
+    if vector.ndim != 1 or not vector.isfinite().all():
         raise SettingError(
-            f"strength {strength} x maximum {maximum} is not a finite number; give one between -10 and 10."
+            f"a vector of shape {tuple(vector.shape)} cannot be steered by; give one row of finite numbers."
         )
 
-    def edit(features: Tensor) -> Tensor:
-        features = features.clone()
-        amount = 0.0 if mode == "ablate" else strength * maximum
-        features[..., feature] = features[..., feature] + amount if mode == "add" else amount
-        return features
+    def edit(acts: Tensor) -> Tensor:
+        if len(vector) != acts.shape[-1]:
+            raise SettingError(
+                f"the vector has {len(vector)} numbers, but activations at {site.name} have {acts.shape[-1]}; "
+                "give a vector of this site."
+            )
+        return acts + vector.to(acts)
 
-    return Patch(site, lambda acts: edited(sae, acts, edit))
+    return Patch(site, edit, new_tokens_only=new_tokens_only)
+
+
+def directions(sae: SAE[Any], features: Sequence[int]) -> Tensor:
+    """(n, d_in) float32 unit directions in which latents move the decoded output; 0 for one that moves nothing."""
+    return torch.nn.functional.normalize(sae.W_dec.detach()[_ids(features, sae.W_dec)].float(), dim=-1)
+
+
+def _ids(features: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(features, dtype=torch.long, device=like.device)
+
+
+def _check(pushes: Sequence[Push], d_sae: int, unit: float) -> None:
+    seen: set[int] = set()
+    for push in pushes:
+        if not 0 <= push.feature < d_sae:
+            raise SettingError(f"feature {push.feature} does not exist; this SAE has features 0 to {d_sae - 1}.")
+        if push.feature in seen:
+            raise SettingError(f"feature {push.feature} is pushed twice; name each feature once.")
+        if push.mode not in MODES:
+            raise SettingError(f"mode {push.mode!r} is unknown; use one of: {', '.join(MODES)}.")
+        if not abs(push.strength * unit) <= torch.finfo(torch.float32).max:  # also true of what is no number
+            raise SettingError(
+                f"strength {push.strength} x median norm {unit} is not a finite number; give one between -3 and 3."
+            )
+        seen.add(push.feature)

@@ -33,6 +33,9 @@ class Patch:
     edit: Callable[[Tensor], Tensor]
     everywhere: bool = False
     """Also at special tokens, which otherwise keep their own: they carry norms far from any other token's."""
+    new_tokens_only: bool = False
+    """At the last token of each pass alone: of a prompt that whose prediction is the first new token, then each new
+    one. A pass over a whole text is taken for one over a prompt."""
 
 
 class _AllRead(Exception):  # noqa: N818 - leaves a forward pass, no error
@@ -199,7 +202,10 @@ class LanguageModel:
         ids = ids.to(self.device)
         with ExitStack() as hooks:
             if patch is not None:
-                hooks.enter_context(_hooked(self.model, patch, None if patch.everywhere else self.is_text(ids)))
+                where = torch.ones_like(ids, dtype=torch.bool) if patch.everywhere else self.is_text(ids)
+                if patch.new_tokens_only:
+                    where[:, :-1] = False
+                hooks.enter_context(_hooked(self.model, patch, where))
             out = self.model(ids, past_key_values=cache, use_cache=True)
         return out.logits, out.past_key_values
 

@@ -178,6 +178,33 @@ def test_greedy_text_equals_a_full_recompute(tiny_lm: TinyLM, ids: Tensor, famil
         assert list(lm.generate(start, 12, temperature=0, patch=each)) == expected
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_new_tokens_only_acts_from_the_last_token_of_the_prompt_on(
+    tiny_lm: TinyLM, ids: Tensor, everywhere: bool
+) -> None:
+    lm, start = tiny_lm("llama"), ids[:1, :20]
+    site, push, chance = (
+        lm.site("blocks.1.hook_resid_post"),
+        torch.linspace(-1, 1, 32),
+        torch.Generator().manual_seed(3),
+    )
+    by_hand = Patch(site, lambda acts: acts + push * (torch.arange(acts.shape[1]) >= 19)[:, None])
+    expected = recomputed(
+        lm, start, 12, lambda logits: int(torch.multinomial(logits.softmax(-1), 1, generator=chance)), by_hand
+    )
+    for other in (None, Patch(site, lambda acts: acts + push)):
+        assert list(lm.generate(start, 12, seed=3, patch=other)) != expected
+    patch = Patch(site, lambda acts: acts + push, everywhere, new_tokens_only=True)
+    assert list(lm.generate(start, 12, seed=3, patch=patch)) == expected
+
+
+def test_a_begin_token_alone_is_pushed_only_by_a_patch_for_everywhere(tiny_lm: TinyLM, ids: Tensor) -> None:
+    lm, begin = tiny_lm("llama"), ids[:1, :1]
+    for everywhere in (False, True):
+        patch = Patch(lm.site("blocks.1.hook_resid_post"), lambda acts: 2 * acts + 1, everywhere, new_tokens_only=True)
+        assert torch.equal(lm.logits(begin, patch), lm.logits(begin)) is not everywhere
+
+
 def test_sampled_text_equals_a_full_recompute(tiny_lm: TinyLM, ids: Tensor) -> None:
     lm, start = tiny_lm("llama"), ids[:1, :20]
     chance = torch.Generator().manual_seed(3)

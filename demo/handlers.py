@@ -161,7 +161,7 @@ class Handlers:
         length = limits.whole(new_tokens, "New tokens", 1, limits.MAX_NEW_TOKENS)
         heat = limits.finite(temperature, "Temperature", 0, 2)
         start = limits.whole(seed, "Seed", 0, limits.MAX_SEED)
-        change = f"Feature {chosen}: {kind}" + ("" if kind == "ablate" else f" {amount:g} × its maximum") + "."
+        change = f"Feature {chosen}: {kind}" + ("" if kind == "ablate" else f" {amount:g} × a typical activation") + "."
         for written in self._bench.write(opened, text, chosen, kind, amount, length, heat, start):
             yield _columns(text, written, f"{change} Writing…")
         ending = EQUAL if written.default == written.steered else LEAVES

@@ -24,7 +24,7 @@ EXAMPLES = (
 STEER_PROMPT = "Once upon a time there was a little"
 SAME_SEED = '<p class="note">Both texts draw the same random numbers, so only the feature makes a difference.</p>'
 STOPPED = '<p class="note">Stopped.</p>'
-STRENGTH = "In units of the feature's own maximum: 1 is as strong as it ever was. Too much breaks the text."
+STRENGTH = "In units of a typical activation's length: 0.4 is a firm push, much more breaks the text."
 HIDE_DENSE = "Hide features that fire on more than 10% of all tokens"
 WAITING = '<p class="empty">Opening the model…</p>'
 # Rows that carry a feature's id hand it on; on a narrow screen the card below is brought into sight.
@@ -90,7 +90,7 @@ def _steer_tab(parts: Parts) -> None:
                 info="Add to the feature's value, hold it at one value, or remove it.",
             )  # fmt: skip
         with gr.Column(scale=1, min_width=280):
-            strength = gr.Slider(-MAX_STRENGTH, MAX_STRENGTH, value=1.0, step=0.1, label="Strength", info=STRENGTH)
+            strength = gr.Slider(-MAX_STRENGTH, MAX_STRENGTH, value=0.4, step=0.05, label="Strength", info=STRENGTH)
             parts["strength"] = _unchecked(strength)
     parts["steer_prompt"] = _prompt(STEER_PROMPT, "Prompt to continue", "steer-prompt")
     with gr.Row(elem_classes="numbers"):

@@ -85,11 +85,11 @@ def test_strength_0_changes_nothing_and_a_seed_repeats(bench: Workbench, opened:
     still = finished(bench, opened, feature, "add", 0.0)
     assert still.default == still.steered
     assert len(still.default) > 0
-    pushed = finished(bench, opened, feature, "add", 3.0)
+    pushed = finished(bench, opened, feature, "add", 1.0)
     assert pushed.default == still.default
     assert pushed.steered != pushed.default
     assert pushed.default[: pushed.shared] == pushed.steered[: pushed.shared]
-    assert finished(bench, opened, feature, "add", 3.0) == pushed
+    assert finished(bench, opened, feature, "add", 1.0) == pushed
 
 
 def test_visitors_at_once_get_what_each_would_get_alone(bench: Workbench, opened: Opened) -> None:
@@ -97,10 +97,10 @@ def test_visitors_at_once_get_what_each_would_get_alone(bench: Workbench, opened
     asks = [
         (feature, mode, strength, seed)
         for seed in (0, 1)
-        for mode, strength in (("add", 3.0), ("ablate", 0.0), ("add", 0.0))
+        for mode, strength in (("add", 1.0), ("ablate", 0.0), ("add", 0.0))
     ]
     alone = [finished(bench, opened, *ask) for ask in asks]
-    bench.write(opened, TEXT, feature, "add", 3.0, 12, 1.0, 0).__next__()  # one who leaves after the first words
+    bench.write(opened, TEXT, feature, "add", 1.0, 12, 1.0, 0).__next__()  # one who leaves after the first words
     with ThreadPoolExecutor(len(asks)) as pool:
         assert list(pool.map(lambda ask: finished(bench, opened, *ask), asks)) == alone
     hooks = [
@@ -134,7 +134,7 @@ def test_bad_values_are_refused_in_words(handlers: Handlers, results: Results, n
     assert "/" not in str(refused.value)
 
 
-@pytest.mark.parametrize("value", [NAN, INF, 1e308, True, "5", None, 3.1])
+@pytest.mark.parametrize("value", [NAN, INF, 1e308, True, "5", None, 1.1])
 def test_bad_strengths_are_refused_where_strength_counts(handlers: Handlers, results: Results, value: Any) -> None:
     name = results.names()[0]
     with pytest.raises(Refused, match="Strength"):

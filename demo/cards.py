@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from demo.workbench import Firing, Opened, Reading
 from sae_tools.analysis.store import Example
+from sae_tools.models.lm import shown_pieces
 from sae_tools.reports.render import chip, escape, isolated, note, number, share, strip
 
 DENSE = 0.1
@@ -146,8 +147,6 @@ def _examples(opened: Opened, feature: int, maximum: float) -> str:
 
 
 def _example(opened: Opened, example: Example, maximum: float) -> str:
-    special = set(opened.base.special_ids)
-    ids = [int(i) for i in example.ids]
-    pieces = [" ┊ " if i in special else piece for i, piece in zip(ids, opened.base.pieces(ids), strict=True)]
+    pieces = shown_pieces(opened.base.tokenizer, [int(i) for i in example.ids])
     body = strip(pieces, [float(v) for v in example.values], maximum, small=True)
     return f'<div class="example"><span class="value">{number(example.activation)}</span>{body}</div>'

@@ -130,8 +130,8 @@ class Handlers:
         row = opened.feature(chosen)
         head = card_head(opened, chosen, prompt, self._correlation(opened, chosen))
         dead = row["maximum"] <= 0
-        maximum = "it never fired, so it can't be added" if dead else f"its maximum is {number(row['maximum'])}"
-        steering = f"Steering with <b>feature {chosen}</b>, {label_of(row)} <span>({maximum})</span>"
+        never = " <span>(it never fired, so it can't be added)</span>" if dead else ""
+        steering = f"Steering with <b>feature {chosen}</b>, {label_of(row)}{never}"
         return {
             "card_head": head,
             "histogram": None if dead else plots.histogram(row["histogram"], row["maximum"]),

@@ -21,7 +21,7 @@ EXAMPLES = (
     '"Can I play with you?" asked the boy. The girl smiled and said yes.',
     "ROMEO: O, speak again, bright angel! for thou art as glorious to this night.",
 )
-STEER_PROMPT = "Once upon a time there was a little"
+STEER_PROMPT = "Tom was sitting in his room."
 SAME_SEED = '<p class="note">Both texts draw the same random numbers, so only the feature makes a difference.</p>'
 STOPPED = '<p class="note">Stopped.</p>'
 STRENGTH = "In units of a typical activation's length: 0.4 is a firm push, much more breaks the text."

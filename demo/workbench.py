@@ -35,7 +35,7 @@ PLAIN = (
     "It was a warm day, and the two of them went to the park. They played by the old tree until it was late, "
     "and then they walked home and told everyone what they had seen."
 )
-"""Everyday words to measure the median norm on, where the features stage has not."""
+"""Everyday words to measure the median norm on."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class Opened:
     @cached_property
     def unit(self) -> float:
         """The site's median norm, in which a push is measured."""
-        about = self.store.about
-        if "median_norm" in about:
-            return float(about["median_norm"])
-        return median_norm(self.base, self.base.site(about["site"]), self.base.tokens(PLAIN))
+        return median_norm(self.base, self.base.site(self.store.about["site"]), self.base.tokens(PLAIN))
 
     def feature(self, feature: int) -> dict[str, Any]:
         """The row of the features' table."""

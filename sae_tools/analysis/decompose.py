@@ -76,19 +76,19 @@ def decompose(contrast: Contrast, sae: SAE[Any], k: int = 20) -> Decomposition:
     projections = _along(sae, target)
     chosen, coefficients = pursuit(sae, target, k)
     largest = projections.abs().topk(min(k, sae.cfg.d_sae)).indices.tolist()
-    tables = {
+    tables: dict[Way, pd.DataFrame] = {
         "encoded": _table(k, of_vector=of_vector.lengths, of_zero=of_zero.lengths),
         "difference": _table(k, of_positive=of_positive.lengths, of_negative=of_negative.lengths),
         "pursuit": _ordered(pd.DataFrame({"coefficient": coefficients.cpu()}, pd.Index(chosen, name="feature"))),
         "projections": pd.DataFrame({"coefficient": projections[largest].cpu()}, pd.Index(largest, name="feature")),
     }
-    rebuilt = {
+    rebuilt: dict[Way, Tensor] = {
         "encoded": of_vector.output - of_zero.output,
         "difference": of_positive.output - of_negative.output,
         "pursuit": coefficients @ directions(sae, chosen),
         "projections": _solve(directions(sae, largest), target) @ directions(sae, largest),
     }
-    return Decomposition(vector, tables, {way: found.cpu() for way, found in rebuilt.items()})  # type: ignore[arg-type, misc]
+    return Decomposition(vector, tables, {way: found.cpu() for way, found in rebuilt.items()})
 
 
 @torch.no_grad()

@@ -85,10 +85,14 @@ def _of_object(where: str, entry: object) -> Row:
     if not isinstance(entry, Mapping):
         raise InputError(f"{where} is not a JSON object; {FORMATS}.")
     if CAA[0] in entry:
-        question, *answers = (entry.get(key) for key in CAA)
-        texts = [isinstance(a, str) and f"Input: {str(question).strip()}\nResponse: {a.strip()}" for a in answers]
-        return where, *[text or None for text in texts]  # type: ignore[return-value]
+        question, matching, other = (entry.get(key) for key in CAA)
+        return where, _answered(question, matching), _answered(question, other)
     return where, entry.get("positive"), entry.get("negative")
+
+
+def _answered(question: object, answer: object) -> str | None:
+    """The text that CAA makes of a question and an answer; None where there is no answer."""
+    return f"Input: {str(question).strip()}\nResponse: {answer.strip()}" if isinstance(answer, str) else None
 
 
 def _of_csv(text: str) -> Iterator[Row]:
@@ -106,6 +110,7 @@ def _of_csv(text: str) -> Iterator[Row]:
                         f"{where} has {len(row)} columns, but two texts are expected; "
                         'put "quotes" around a text that holds a comma.'
                     )
-                yield (where, *reversed(row)) if swapped else (where, *row)  # type: ignore[misc]
+                first, second = row
+                yield (where, second, first) if swapped else (where, first, second)
     except csv.Error as error:
         raise InputError(f"line {reader.line_num} is not CSV: {error}; {FORMATS}.") from None

@@ -16,7 +16,7 @@ from demo.results import Results
 from sae_tools.common.errors import WorkbenchError
 
 if TYPE_CHECKING:
-    from demo.handlers import Handlers
+    from demo.workbench import Workbench
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,28 +42,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(names: list[str], results: Results, host: str, port: int) -> None:
     """Serve at once and open the models meanwhile: the page is up in half the time."""
-    from demo.app import Page
+    from demo.app import build
     from demo.launch import launch
 
-    handlers: Future[Handlers] = Future()
-    page = Page(names, handlers)
+    bench: Future[Workbench] = Future()
+    page = build(names, bench)
     launch(page, host, port, block=False)
     print(f"The page is on http://{'localhost' if host == '0.0.0.0' else host}:{port}", flush=True)
-    threading.Thread(target=_open, args=(names, results, handlers), daemon=True).start()
-    page.blocks.block_thread()
+    threading.Thread(target=_open, args=(names, results, bench), daemon=True).start()
+    page.block_thread()
 
 
-def _open(names: list[str], results: Results, handlers: Future[Handlers]) -> None:
+def _open(names: list[str], results: Results, bench: Future[Workbench]) -> None:
     try:
-        from demo.handlers import Handlers
+        from demo.workbench import Workbench
 
-        opened = Handlers(results)
-        opened.open(names[0])
-        handlers.set_result(opened)
+        opening = Workbench(results)
+        opened = opening.open(names[0])
     except Exception as error:
-        # Whoever waits for the models gets the error; the server's log gets it too.
-        handlers.set_exception(error)
+        # Whoever waits for the features gets the error; the server's log gets it too.
+        bench.set_exception(error)
         raise
+    bench.set_result(opening)
+    _ = opened.unit, opened.sae  # what the first visitor would else wait for
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
-"""What is known of features, as HTML: the table of a prompt's strongest ones, and one feature's card."""
+"""What is known of features, as pieces of HTML that the tabs share; all text is escaped."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
-from urllib.parse import urlencode
 
-from demo.workbench import Firing, Opened, Reading
+from demo.workbench import Opened
 from sae_tools.analysis.store import Example
 from sae_tools.models.lm import shown_pieces
 from sae_tools.reports.render import chip, escape, isolated, note, number, share, strip
 
-DENSE = 0.1
-ROWS = 20
-WIDE = ' class="wide"'
-COLUMNS = (("Feature", ""), ("Id", WIDE), ("Strongest on", ""), ("Value here", ""), ("Fires on", WIDE))
 BAND_TITLES = {"top": "Strongest moments"}
+BUTTONS = {"open": "Open", "steer": "Steer", "keep": "☆ Keep"}
 
 
 def label_of(row: dict[str, Any]) -> str:
@@ -24,92 +21,80 @@ def label_of(row: dict[str, Any]) -> str:
     return isolated(row["label"]) if row["label"] else '<span class="mark">no label</span>'
 
 
-def firing_rows(opened: Opened, reading: Reading, hide_dense: bool) -> tuple[list[Firing], int]:
-    """The strongest features of a text, and how many were left out since they fire on too many tokens."""
-    density = opened.store.table["density"]
-    firings = reading.firings()
-    kept = [firing for firing in firings if not hide_dense or density.at[firing.feature] <= DENSE]
-    return kept, len(firings) - len(kept)
+def known(row: dict[str, Any], column: str) -> float | None:
+    """A number of a features' row; None where the stage did not make it or it means nothing for this feature."""
+    value = row.get(column)
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def firing_table(opened: Opened, reading: Reading, chosen: int | None, hide_dense: bool) -> str:
-    """Rows that a click or the Enter key picks; the bar is the value as a part of the feature's own maximum."""
-    firings, hidden = firing_rows(opened, reading, hide_dense)
-    dense = note(f"{hidden} hidden: they fire on more than {DENSE:.0%} of all tokens.") if hidden else ""
-    if not firings:
-        return note("No feature to show: none fires on this prompt.") + dense
-    body = "".join(_firing_row(opened, reading, firing, firing.feature == chosen) for firing in firings[:ROWS])
-    head = "".join(f"<th{css}>{name}</th>" for name, css in COLUMNS)
-    more = note(f"The strongest {ROWS} of {len(firings)} features that fire.") if len(firings) > ROWS else ""
-    return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}{dense}'
+def act(what: str, feature: int, content: str, css: str = "") -> str:
+    """A button that picks, opens, steers with or keeps a feature; `content` is markup of our own."""
+    return f'<button type="button" class="act {css}" data-act="{what}" data-feature="{feature}">{content}</button>'
 
 
-def _firing_row(opened: Opened, reading: Reading, firing: Firing, chosen: bool) -> str:
-    row = opened.feature(firing.feature)
-    part = min(1.0, firing.value / row["maximum"]) if row["maximum"] > 0 else 1.0
-    pressed = "true" if chosen else "false"
-    bar = f'<span style="--part:{part:.2f}" title="{part:.0%} of its maximum">{number(firing.value)}</span>'
-    return (
-        f'<tr data-feature="{firing.feature}" class="{"chosen" if chosen else ""}">'
-        f'<td class="name"><button type="button" aria-pressed="{pressed}">{label_of(row)}</button></td>'
-        f'<td class="wide id">{firing.feature}</td><td>{chip(reading.pieces[firing.token])}</td>'
-        f'<td class="bar">{bar}</td>'
-        f'<td class="wide">{share(row["density"])}</td></tr>'
-    )
+def buttons(feature: int, acts: Sequence[str] = tuple(BUTTONS)) -> str:
+    """What one can do with a feature."""
+    return f'<div class="acts">{"".join(act(what, feature, BUTTONS[what]) for what in acts)}</div>'
 
 
-def next_table(reading: Reading) -> str:
-    """What the model would write next, as it is, through the SAE, and with nothing at the site; folded."""
-    titles = {"model": "The model", "sae": "Through the SAE", "zeros": "Site set to zero"}
-    head = "".join(f"<th>{title}</th>" for title in titles.values())
-    rows = reading.following.to_dict("records")
-    body = "".join(f"<tr>{''.join(_likely(row, way) for way in titles)}</tr>" for row in rows)
-    words = note("The likeliest next tokens. The more alike the first two columns, the less the SAE loses here.")
-    table = f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f"<details><summary>What comes next, with and without the SAE</summary>{words}{table}</details>"
+def title(opened: Opened, feature: int) -> str:
+    """Label and id."""
+    return f'<h3>{label_of(opened.row(feature))}</h3><p class="sub">Feature {feature}</p>'
 
 
-def _likely(row: dict[str, Any], way: str) -> str:
-    return f"<td>{chip(row[way + '_token'])} {share(row[way + '_probability'])}</td>"
-
-
-def card_head(opened: Opened, feature: int, prompt: str, correlation: float | None) -> str:
-    """Name and key numbers of a feature, and the address that opens it."""
-    row = opened.feature(feature)
-    link = urlencode({"sae": opened.name, "feature": feature, "prompt": prompt}, errors="replace")
-    anchor = f'<a href="?{escape(link)}">link to this view</a>'
-    title = f'<h3>{label_of(row)}</h3><p class="sub">Feature {feature} · {anchor}</p>'
+def facts(opened: Opened, feature: int) -> str:
+    """How often and how strongly a feature fires; of a dead one, that it never does."""
+    row = opened.row(feature)
     if row["maximum"] <= 0:
-        tokens = f"{int(opened.store.about['n_tokens']):,}"
-        return title + note(f"Feature {feature} never fired on the {tokens} tokens examined: it is dead.", "empty")
-    facts = [("fires on", share(row["density"]), "of all tokens"), ("maximum", number(row["maximum"]), "")]
-    facts.append(("mean", number(row["mean"]), "where it fires"))
+        tokens = f"{int(opened.about['n_tokens']):,}"
+        return note(f"Feature {feature} never fired on the {tokens} tokens examined: it is dead.", "empty")
+    shown = [("fires on", share(row["density"]), "of all tokens"), ("maximum", number(row["maximum"]), "")]
+    shown.append(("mean", number(row["mean"]), "where it fires"))
+    correlation = correlated(opened, feature)
     if correlation is not None:
-        facts.append(("base ↔ finetuned", f"{correlation:.2f}", "correlation"))
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd><small>{unit}</small></div>" for name, value, unit in facts)
-    return f'{title}<dl class="facts">{tiles}</dl>'
+        shown.append(("base ↔ finetuned", f"{correlation:.2f}", "correlation"))
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd><small>{unit}</small></div>" for name, value, unit in shown)
+    return f'<dl class="facts">{tiles}</dl>'
 
 
-def card_body(opened: Opened, feature: int) -> str:
-    """Examples, promoted and suppressed tokens, nearest features."""
-    row = opened.feature(feature)
-    if row["maximum"] <= 0:
-        return ""
-    return _examples(opened, feature, row["maximum"]) + _tokens(opened, row) + _neighbours(opened, row)
+def correlated(opened: Opened, feature: int) -> float | None:
+    """The feature's correlation with itself in the finetuned model, where the transfer stage measured it."""
+    table = opened.agreement
+    if table is None or feature not in table.index:
+        return None
+    value = float(table.at[feature, "correlation"])
+    return value if math.isfinite(value) else None
 
 
-def _tokens(opened: Opened, row: dict[str, Any]) -> str:
-    up, down = (_chips(opened, row[f"{end}_tokens"]) for end in ("top", "bottom"))
-    return (
-        f"<h4>What it says next</h4>{note('Tokens that it makes more or less likely to follow.')}"
-        f'<div class="pair"><div><h5>More likely</h5>{up}</div><div><h5>Less likely</h5>{down}</div></div>'
-    )
+def examples(opened: Opened, feature: int, top: int | None = None) -> str:
+    """Places in the text where a feature fires: its `top` strongest, or those of all bands, folded."""
+    found = opened.store.examples(feature)
+    maximum = float(opened.row(feature)["maximum"])
+    if not found:
+        return note("No examples were kept for this feature.", "empty")
+    if top is not None:
+        return "".join(example(opened, each, maximum) for each in found[:top])
+    parts = []
+    for band, members in groupby(found, key=lambda each: each.band):
+        strips = "".join(example(opened, each, maximum) for each in members)
+        heading = BAND_TITLES.get(band, f"{band} of its maximum")
+        opening = " open" if band == "top" else ""
+        parts.append(f"<details{opening}><summary>{escape(heading)}</summary>{strips}</details>")
+    return "".join(parts)
 
 
-def _chips(opened: Opened, ids: Sequence[int]) -> str:
+def example(opened: Opened, each: Example, maximum: float) -> str:
+    """One place, token by token."""
+    pieces = shown_pieces(opened.base.tokenizer, [int(i) for i in each.ids])
+    body = strip(pieces, [float(v) for v in each.values], maximum, small=True)
+    return f'<div class="example"><span class="value">{number(each.activation)}</span>{body}</div>'
+
+
+def token_chips(opened: Opened, ids: Sequence[int]) -> str:
+    """Tokens of the vocabulary, each on its own."""
     raw = opened.base.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
-    texts = [_piece(opened, int(i), token) for i, token in zip(ids, raw, strict=True)]
-    return f'<div class="chips">{"".join(chip(text) for text in texts)}</div>'
+    pieces = [_piece(opened, int(i), str(token)) for i, token in zip(ids, raw, strict=True)]
+    return f'<div class="chips">{"".join(chip(piece) for piece in pieces)}</div>'
 
 
 def _piece(opened: Opened, token: int, raw: str) -> str:
@@ -118,35 +103,15 @@ def _piece(opened: Opened, token: int, raw: str) -> str:
     return f" {text}" if raw.startswith("▁") and not text.startswith(" ") else text
 
 
-def _neighbours(opened: Opened, row: dict[str, Any]) -> str:
-    near = zip(row["neighbours"], row["neighbour_cosines"], strict=True)
-    body = "".join(_neighbour_row(opened, int(other), float(cosine)) for other, cosine in near)
-    head = "<thead><tr><th>Feature</th><th>Id</th><th>Cosine</th></tr></thead>"
-    return f'<h4>Nearest features</h4><table class="rows">{head}<tbody>{body}</tbody></table>' if body else ""
-
-
-def _neighbour_row(opened: Opened, other: int, cosine: float) -> str:
-    label = label_of(opened.feature(other))
-    return (
-        f'<tr data-feature="{other}"><td class="name"><button type="button">{label}</button></td>'
-        f'<td class="id">{other}</td><td class="id">{cosine:.2f}</td></tr>'
-    )
-
-
-def _examples(opened: Opened, feature: int, maximum: float) -> str:
-    parts = []
-    for band, examples in groupby(opened.store.examples(feature), key=lambda example: example.band):
-        strips = "".join(_example(opened, example, maximum) for example in examples)
-        title = BAND_TITLES.get(band, f"{band} of its maximum")
-        opening = " open" if band == "top" else ""
-        parts.append(f"<details{opening}><summary>{escape(title)}</summary>{strips}</details>")
-    if not parts:
-        return note("No examples were kept for this feature.", "empty")
-    words = note("Text from the training set; the stronger the colour, the more it fires.")
-    return f"<h4>Where it fires</h4>{words}{''.join(parts)}"
-
-
-def _example(opened: Opened, example: Example, maximum: float) -> str:
-    pieces = shown_pieces(opened.base.tokenizer, [int(i) for i in example.ids])
-    body = strip(pieces, [float(v) for v in example.values], maximum, small=True)
-    return f'<div class="example"><span class="value">{number(example.activation)}</span>{body}</div>'
+def rows(opened: Opened, features: Sequence[int], columns: dict[str, Sequence[str]] | None = None) -> str:
+    """A table of features that a click opens; `columns` adds cells, markup of our own, by heading."""
+    added = columns or {}
+    head = "".join(f"<th>{name}</th>" for name in ("Feature", "Id", *added))
+    body = []
+    for i, feature in enumerate(features):
+        name = act("open", feature, label_of(opened.row(feature)), "name")
+        cells = "".join(f"<td>{cells[i]}</td>" for cells in added.values())
+        body.append(
+            f'<tr data-act="open" data-feature="{feature}"><td>{name}</td><td class="id">{feature}</td>{cells}</tr>'
+        )
+    return f'<table class="rows"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'

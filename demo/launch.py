@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from demo.guard import Guard
 
-if TYPE_CHECKING:
-    from demo.app import Page
+HERE = Path(__file__).parent
 
 
 def theme() -> gr.themes.Base:
@@ -33,13 +31,14 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def launch(page: Page, host: str, port: int, block: bool = True) -> None:
+def launch(page: gr.Blocks, host: str, port: int, block: bool = True) -> None:
     """Serve the page with everything that it does not need switched off."""
-    page.blocks.queue(max_size=16, default_concurrency_limit=1, api_open=False)
-    page.blocks.launch(
+    page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
+    page.launch(
         server_name=host, server_port=port, prevent_thread_lock=not block, quiet=True, share=False, show_error=False,
         enable_monitoring=False, run_history=False, max_file_size="1kb", max_threads=8, state_session_capacity=200,
         strict_cors=True, ssr_mode=False, mcp_server=False, pwa=False, allowed_paths=[], footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None, "middleware": [Middleware(Guard)]},
-        theme=theme(), css_paths=Path(__file__).parent / "style.css",
+        theme=theme(), css_paths=sorted((HERE / "styles").glob("*.css")),
+        js=(HERE / "scripts" / "page.js").read_text(),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 MAX_CHARACTERS = 2_000
 MAX_TOKENS = 256
@@ -15,6 +16,8 @@ MAX_NEW_TOKENS = 128
 MAX_SECONDS = 20.0
 MAX_STRENGTH = 1.0
 MAX_SEED = 2**31 - 1
+MAX_BASKET = 100
+MAX_PUSHES = 5
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the visitor, in plain words
@@ -61,3 +64,15 @@ def choice(value: object, what: str, allowed: Sequence[str]) -> str:
 def feature(value: object, d_sae: int) -> int:
     """The id of a feature that an SAE of `d_sae` features has."""
     return whole(value, "Feature", 0, d_sae - 1)
+
+
+def basket(value: object) -> list[dict[str, Any]]:
+    """Entries of a basket as a browser kept them: an SAE's name, a feature's id, a label; what is none is left out."""
+    if not isinstance(value, list):
+        return []
+    entries = [entry for entry in value[:MAX_BASKET] if isinstance(entry, dict)]
+    return [
+        {"sae": entry["sae"], "feature": entry["feature"], "label": str(entry.get("label", ""))[:200]}
+        for entry in entries
+        if isinstance(entry.get("sae"), str) and type(entry.get("feature")) is int and entry["feature"] >= 0
+    ]

@@ -41,6 +41,10 @@ class FeatureStore:
         about = verify(folder)
         return cls(about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"))
 
+    def row(self, feature: int) -> dict[str, Any]:
+        """Everything known of one feature, by column."""
+        return dict(self.table.loc[feature])
+
     def examples(self, feature: int) -> list[Example]:
         """Examples of one feature: the top ones, strongest first, then from the highest to the lowest quarter."""
         if feature not in self._examples.index:

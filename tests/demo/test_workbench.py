@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from demo.handlers import Handlers
+
 from demo.limits import MAX_TOKENS, Refused
 from demo.results import Results
 from demo.workbench import Opened, Workbench

@@ -1,0 +1,33 @@
+"""One line under the head: what is looked at, and how well the SAE describes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from demo.workbench import Opened
+from sae_tools.reports.render import escape, number
+
+MEASURED = (("l0", "L0"), ("explained_variance", "Explained variance"), ("ce_loss_score", "CE recovered"))
+
+
+def badges(opened: Opened) -> str:
+    """Model, site, SAE and its main metrics."""
+    about, measured = opened.about, opened.results.evaluation(opened.name)
+    items = [
+        ("Model", short(about["base"]["name"])), ("Site", about["site"]),
+        ("SAE", f"{opened.name}, {opened.d_sae:,} features"),
+    ]  # fmt: skip
+    items += [(name, number(measured[key])) for key, name in MEASURED if key in measured]
+    return f'<div class="badges">{"".join(f"<span><b>{escape(k)}</b> {escape(str(v))}</span>" for k, v in items)}</div>'
+
+
+def short(name: str) -> str:
+    """The last two parts of a Hub id or a folder: no more of a machine's paths is shown."""
+    parts = name.rstrip("/").split("/")
+    return parts[-1] if name.startswith("/") else "/".join(parts[-2:])
+
+
+def models(about: dict[str, Any]) -> tuple[str, str]:
+    """Short escaped names of the base and the finetuned model."""
+    finetuned = about.get("finetuned") or {"name": ""}
+    return escape(short(about["base"]["name"])), escape(short(finetuned["name"]))

@@ -1,0 +1,26 @@
+"""Gallery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from demo.asked import Asked
+from demo.tab import Tab, View
+from demo.workbench import Opened
+
+
+class Gallery(Tab):
+    id = "gallery"
+    title = "Gallery"
+
+    def lay_out(self) -> None:
+        self.body = gr.HTML('<p class="empty">Opening…</p>', elem_id="gallery")
+
+    @property
+    def filled(self) -> list[Any]:
+        return [self.body]
+
+    def show(self, opened: Opened, asked: Asked) -> View:
+        return {self.body: ""}

@@ -8,4 +8,4 @@ new MutationObserver(() => {
     else url.searchParams.set(name, value);
   }
   window.history.replaceState(window.history.state, '', url);
-}).observe(element, { childList: true, subtree: true, characterData: true });
+}).observe(element, { childList: true, subtree: true, attributes: true });

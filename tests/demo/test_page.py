@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from demo import tabs
 from sae_tools.reports.render import visible
 from tests.conftest import REPO
 from tests.demo.asking import announced, ask, config, status
@@ -19,7 +20,7 @@ from tests.demo.hostile import TEXTS
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
 
-TABS = ("gallery", "explore", "feature", "steer", "compare", "search", "basket", "about")
+TABS = {tab.id: tab.title for tab in tabs.TABS}
 SERIOUS = ("serious", "critical")
 
 
@@ -28,7 +29,8 @@ def go_to(page: Any, tab: str) -> None:
     button = page.locator(f"button[role=tab][data-tab-id={tab}]:visible")
     if not button.count():
         page.locator(".overflow-menu > button").click()
-    page.locator(f"[data-tab-id={tab}]:visible").first.click()
+        button = page.locator(".overflow-dropdown button", has_text=TABS[tab])
+    button.click()
     expect(page.locator(f"#tab-{tab}")).not_to_have_css("display", "none")
 
 

@@ -45,7 +45,7 @@ def firing_table(opened: Opened, reading: Reading, chosen: int | None, hide_dens
 
 
 def _firing_row(opened: Opened, reading: Reading, firing: Firing, chosen: bool) -> str:
-    row = opened.feature(firing.feature)
+    row = opened.brief(firing.feature)
     part = min(1.0, firing.value / row["maximum"]) if row["maximum"] > 0 else 1.0
     pressed = "true" if chosen else "false"
     bar = f'<span style="--part:{part:.2f}" title="{part:.0%} of its maximum">{number(firing.value)}</span>'
@@ -75,7 +75,7 @@ def _likely(row: dict[str, Any], way: str) -> str:
 
 def card_head(opened: Opened, feature: int, prompt: str, correlation: float | None) -> str:
     """Name and key numbers of a feature, and the address that opens it."""
-    row = opened.feature(feature)
+    row = opened.brief(feature)
     link = urlencode({"sae": opened.name, "feature": feature, "prompt": prompt}, errors="replace")
     anchor = f'<a href="?{escape(link)}">link to this view</a>'
     title = f'<h3>{label_of(row)}</h3><p class="sub">Feature {feature} · {anchor}</p>'
@@ -126,7 +126,7 @@ def _neighbours(opened: Opened, row: dict[str, Any]) -> str:
 
 
 def _neighbour_row(opened: Opened, other: int, cosine: float) -> str:
-    label = label_of(opened.feature(other))
+    label = label_of(opened.brief(other))
     return (
         f'<tr data-feature="{other}"><td class="name"><button type="button">{label}</button></td>'
         f'<td class="id">{other}</td><td class="id">{cosine:.2f}</td></tr>'

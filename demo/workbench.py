@@ -61,7 +61,11 @@ class Opened:
         return median_norm(self.base, self.base.site(self.store.about["site"]), self.base.tokens(PLAIN))
 
     def feature(self, feature: int) -> dict[str, Any]:
-        """The row of the features' table."""
+        """All that is known of a feature, by name."""
+        return self.store.row(feature)
+
+    def brief(self, feature: int) -> dict[str, Any]:
+        """What is known of it in one value each."""
         return cast(dict[str, Any], self.store.table.loc[feature].to_dict())
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline import paths
-from pipeline.params import Params, run
+from pipeline.params import Params, labels_of, run
 
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
+    from sae_tools.analysis import store
     from sae_tools.analysis.features import describe
+    from sae_tools.analysis.imported import read_labels
     from sae_tools.common.artifacts import new_folder
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
@@ -19,11 +23,12 @@ def main(params: Params, name: str) -> None:
     check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
-    ids = Tokens.load(paths.TOKENS).first_train(config.n_tokens)
-    features, examples = describe(sae, lm, lm.site(params.site), ids, config)
+    tokens = Tokens.load(paths.TOKENS)
+    ids, held_out = tokens.first_train(config.n_tokens), tokens.first_held_out(config.n_held_out)
+    imported = read_labels(Path(labels_of(config, name)), sae.cfg.d_sae) if config.labels else {}
+    table, examples = describe(sae, lm, lm.site(params.site), ids, config, held_out=held_out, imported=imported)
     with new_folder(paths.features(name), about(params, name, ids.numel(), sae.cfg.d_sae)) as folder:
-        features.to_parquet(folder / "features.parquet", compression="zstd")
-        examples.to_parquet(folder / "examples.parquet", compression="zstd")
+        store.write(folder, table, examples)
 
 
 def about(params: Params, name: str, n_tokens: int, d_sae: int) -> dict[str, object]:

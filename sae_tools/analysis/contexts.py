@@ -66,7 +66,7 @@ class Text:
         before, after = np.full_like(words, NOTHING), np.full_like(words, NOTHING)
         before[:, 1:], after[:, :-1] = words[:, :-1], words[:, 1:]
         is_text = lm.is_text(ids).numpy()
-        return cls(*(part.ravel() for part in (words, before, after, is_text)), n_words=len(vocabulary.texts))
+        return cls(words.ravel(), before.ravel(), after.ravel(), is_text.ravel(), len(vocabulary.texts))
 
     @cached_property
     def pairs(self) -> csr_array:

@@ -9,6 +9,8 @@ from sae_tools.analysis.contexts import NOTHING, Text
 from sae_tools.analysis.firings import Firings
 from sae_tools.analysis.labels import Labels, token_pairs
 
+DETECTION = ("detection", "detection_precision", "detection_recall")
+
 
 def detect(labels: Labels, firings: Firings, text: Text) -> pd.DataFrame:
     """Columns detection (F1 = 2PR / (P + R)), detection_precision and detection_recall of each label.
@@ -34,19 +36,20 @@ def meant(labels: Labels, firings: Firings, text: Text) -> np.ndarray:
         for words in said.T:
             part |= np.repeat(np.where(words == NOTHING, -1, words), firings.count) == here
         fits &= part
-    return fits & np.repeat(_says_something(labels), firings.count)
+    found: np.ndarray = fits & np.repeat(_says_something(labels), firings.count)
+    return found
 
 
 def claimed(labels: Labels, text: Text) -> np.ndarray:
     """(d_sae,) on how many text tokens the feature should fire by its label."""
     words, before = (np.bincount(part[text.is_text], minlength=text.n_words) for part in (text.word, text.before))
     words[NOTHING] = before[NOTHING] = 0
-    on, after = words[labels.on].sum(axis=1), before[labels.after].sum(axis=1)
+    claims: np.ndarray = words[labels.on].sum(axis=1) + before[labels.after].sum(axis=1)
     both = np.flatnonzero((labels.on != NOTHING).any(axis=1) & (labels.after != NOTHING).any(axis=1))
-    claims = on + after
     claims[both] = token_pairs(text, labels.after[both][:, None, :], labels.on[both][:, :, None]).sum(axis=(1, 2))
     return claims
 
 
 def _says_something(labels: Labels) -> np.ndarray:
-    return ((labels.on != NOTHING) | (labels.after != NOTHING)).any(axis=1)
+    some: np.ndarray = ((labels.on != NOTHING) | (labels.after != NOTHING)).any(axis=1)
+    return some

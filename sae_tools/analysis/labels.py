@@ -11,7 +11,6 @@ that the feature fires on or after most, those are taken whose prediction has th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -139,15 +138,15 @@ def _best_of_both(
         weights = np.expand_dims(chosen, 3 - axis)
         return _best((hits * weights).sum(axis=axis), (claims * weights).sum(axis=axis), fires, MOST_OF_BOTH)
 
-    tries: list[tuple[Any, Any, Any]] = []
-    for context in (by(on, 1)[0], after):
-        for _ in range(2):
-            words, _ = by(context, 2)
-            context, f1 = by(words, 1)  # noqa: PLW2901
-        tries.append((words, context, f1))
-    better = tries[1][2] > tries[0][2]
+    def alternate(context: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        words, _ = by(context, 2)
+        words, _ = by(by(words, 1)[0], 2)
+        return (words, *by(words, 1))
+
+    one, other = alternate(by(on, 1)[0]), alternate(after)
+    better = other[2] > one[2]
     return (
-        np.where(better[:, None], tries[1][0], tries[0][0]),
-        np.where(better[:, None], tries[1][1], tries[0][1]),
-        np.where(better, tries[1][2], tries[0][2]),
+        np.where(better[:, None], other[0], one[0]),
+        np.where(better[:, None], other[1], one[1]),
+        np.where(better, other[2], one[2]),
     )

@@ -208,6 +208,12 @@ class Transfer:
 class Features:
     n_tokens: Positive = 300_000
     """Training tokens to look for examples in, at most; needs about 12 bytes x L0 of memory for each."""
+    n_held_out: Positive = 32_768
+    """Held-out tokens on which labels are tested, at most."""
+    labels: Name | None = None
+    """Labels by people or language models, shown in place of those made here: a .csv with columns feature and label,
+    Neuronpedia's .json or .jsonl.gz, or a folder of such files or of Delphi's explanations; {sae} in the path stands
+    for the SAE's name."""
     batch_size: Positive = 32
     """Blocks in one forward pass."""
     n_top: Positive = 10

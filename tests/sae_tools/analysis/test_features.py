@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,8 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.analysis import features
 from sae_tools.analysis.examples import BANDS, pick_examples
-from sae_tools.analysis.features import describe, labels, neighbours, promoted_tokens
+from sae_tools.analysis.features import describe, neighbours, promoted_tokens
 from sae_tools.analysis.firings import Firings, find_firings
-from sae_tools.analysis.store import FeatureStore
-from sae_tools.common.artifacts import new_folder
-from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
@@ -210,25 +206,6 @@ def firings_of(*features: tuple[list[int], list[float]], n_tokens: int = 12) -> 
     return Firings(np.array(tokens, np.int32), np.array(values, np.float32), starts, n_tokens)
 
 
-def test_the_label_is_the_tokens_with_most_activation_in_sum(lm: LanguageModel) -> None:
-    a, b, c, d = (int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
-    ids = np.array([a, b, a, c, d, b, b])
-    firings = firings_of(([], []), (list(range(7)), [1.0, 2, 1, 5, 0.5, 2, 0.5]), ([], []), ([1, 5], [1.0, 9.0]))
-    assert labels(firings, ids, lm) == ["", "c · b · a", "", "b"]
-    assert labels(firings_of(([], [])), ids, lm) == [""]
-
-
-def test_of_equal_tokens_each_is_named_once(lm: LanguageModel) -> None:
-    a, b, c, d = sorted(int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
-    words = [lm.tokenizer.decode([i]).strip() for i in (a, b, c)]
-    assert labels(firings_of(([0, 1, 2, 3], [1.0] * 4)), np.array([b, a, d, c]), lm) == [" · ".join(words)]
-
-
-def test_a_label_shows_white_space(lm: LanguageModel) -> None:
-    newline, space = (int(lm.tokenizer.encode(text, add_special_tokens=False)[0]) for text in ("\n", " "))
-    assert labels(firings_of(([0, 1], [2.0, 1.0])), np.array([newline, space]), lm) == ["⏎ · ␣"]
-
-
 def test_examples_at_the_edges_of_a_block_stay_inside() -> None:
     firings = firings_of(([], []), ([0, 5, 6, 11], [1.0, 2, 3, 4]), ([10], [7.0]))
     examples = pick_examples(firings, np.arange(12), 6, CONFIG)
@@ -259,48 +236,6 @@ def test_draws_are_distinct_and_from_all_over_the_text() -> None:
     places = [e.ids[e.position] for e in examples.itertuples() if e.band != "top"]
     assert len(set(places)) == 50
     assert (np.histogram(places, 10, (0, 12_000))[0] == 5).all()
-
-
-# --- the store -------------------------------------------------------------------------------------------------------
-
-
-def write(folder: Path, tables: Tables) -> None:
-    with new_folder(folder, {"sae": "x"}) as new:
-        tables[0].to_parquet(new / "features.parquet")
-        tables[1].to_parquet(new / "examples.parquet")
-
-
-def test_the_store_reads_what_was_described(tmp_path: Path, tables: Tables) -> None:
-    write(tmp_path / "f", tables)
-    store = FeatureStore.open(tmp_path / "f")
-    assert store.about == {"sae": "x"}
-    assert len(store.table) == 64
-    for feature in (0, 5, DEAD):
-        expected = examples_of(tables, feature)
-        found = store.examples(feature)
-        assert [e.activation for e in found] == expected["activation"].tolist()
-        assert [e.ids for e in found] == [list(i) for i in expected["ids"]]
-        assert [e.values for e in found] == [list(v) for v in expected["values"]]
-        assert [e.position for e in found] == expected["position"].tolist()
-        assert all(isinstance(i, int) for e in found for i in e.ids)
-    assert store.examples(10**6) == []
-
-
-def test_a_store_of_an_sae_whose_features_are_all_dead(tmp_path: Path, lm: LanguageModel, blocks: Tensor) -> None:
-    dead = random_sae("standard")
-    with torch.no_grad():
-        dead.b_enc.fill_(-1e6)
-    write(tmp_path / "f", describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG))
-    store = FeatureStore.open(tmp_path / "f")
-    assert (store.table["density"] == 0).all()
-    assert store.examples(0) == []
-
-
-def test_a_damaged_store_is_refused(tmp_path: Path, tables: Tables) -> None:
-    write(tmp_path / "f", tables)
-    (tmp_path / "f" / "examples.parquet").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"examples\.parquet"):
-        FeatureStore.open(tmp_path / "f")
 
 
 def test_more_promoted_tokens_than_the_vocabulary_has(lm: LanguageModel, blocks: Tensor, sae: Any) -> None:

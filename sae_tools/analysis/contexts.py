@@ -117,7 +117,7 @@ class Contexts:
 def _sums(firings: Firings, words: np.ndarray, weights: np.ndarray, n_words: int) -> csr_array:
     """(d_sae, n_words) sums of the firings' weights by feature and by the word at their token, `NOTHING` left out."""
     found = words[firings.token]
-    parts = (np.where(found == NOTHING, 0, weights), found, firings.starts)
+    parts = (np.where(found == NOTHING, 0, weights), found, firings.starts.copy())  # they are summed in place
     sums = csr_array(parts, shape=(firings.d_sae, n_words))
     sums.sum_duplicates()
     sums.eliminate_zeros()

@@ -36,8 +36,7 @@ def meant(labels: Labels, firings: Firings, text: Text) -> np.ndarray:
         for words in said.T:
             part |= np.repeat(np.where(words == NOTHING, -1, words), firings.count) == here
         fits &= part
-    found: np.ndarray = fits & np.repeat(_says_something(labels), firings.count)
-    return found
+    return np.logical_and(fits, np.repeat(_says_something(labels), firings.count))
 
 
 def claimed(labels: Labels, text: Text) -> np.ndarray:

@@ -137,7 +137,7 @@ def _delphi(path: Path, text: str) -> Rows:
 
 
 def _delphi_score(path: Path) -> float | None:
-    """F1 of Delphi's detection: which of some texts, shown with the explanation alone, does a judge take for its own?"""
+    """F1 of Delphi's detection: which of some texts does a judge who knows the explanation alone take for its own?"""
     scores = path.parent.parent / "scores" / "detection" / path.name
     if path.parent.name != "explanations" or not scores.is_file():
         return None

@@ -11,40 +11,44 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
+from sae_tools.analysis.contexts import largest_sums
 from sae_tools.analysis.examples import cut_at
 from sae_tools.analysis.firings import Firings
 
 N_TOGETHER = 8
-LEAST = 5
-"""Tokens on which two features must meet: two that fire once each, on one token, are no pair."""
+LEAST, LEAST_PHI = 5, 0.05
+"""Tokens on which two features must meet (two that fire once each, on one token, are no pair), and phi to be named."""
 MOST_PAIRS = 15 * 10**7
 """Pairs of firings on a token, over all tokens, above which only every so many of the tokens are counted: 3 s."""
-CELLS = 2**22
+CELLS = 2**23
 """Pairs of features that are looked at together."""
 
 
 def coactive(firings: Firings, n: int = N_TOGETHER, most_pairs: int = MOST_PAIRS) -> pd.DataFrame:
-    """Columns together and together_scores: up to `n` other features of the largest phi above 0, largest first."""
+    """Columns together and together_scores: up to `n` other features with the largest phi, largest first."""
     fires, n_tokens = _fires(firings, most_pairs)
-    count = torch.from_numpy(np.diff(fires.indptr)).float()
-    spread = (count * (1 - count / n_tokens)).sqrt()  # phi with n divided out: float32 holds it
     by_token, rows = fires.T.tocsr(), max(1, CELLS // firings.d_sae)
-    features, scores = [], []
+    count = np.diff(fires.indptr).astype(np.float64)
+    spread = np.sqrt(count * (n_tokens - count)).clip(min=1)
+    found = []
     for start in tqdm(range(0, firings.d_sae, rows), desc="together"):
-        end = min(start + rows, firings.d_sae)
-        met = torch.from_numpy((fires[start:end] @ by_token).toarray())
-        phi = met - count[start:end, None] * (count / n_tokens)
-        phi /= (spread[start:end, None] * spread).clamp(min=1e-6)
-        phi[met < LEAST] = 0
-        phi.diagonal(start).zero_()
-        best = phi.topk(min(n, firings.d_sae - 1))
-        features.append(best.indices)
-        scores.append(best.values)
-    return _table(torch.cat(features).numpy(), torch.cat(scores).numpy())
+        met = fires[start : start + rows] @ by_token
+        row, other = np.repeat(np.arange(met.shape[0]), np.diff(met.indptr)), met.indices
+        kept = (met.data >= LEAST) & (row + start != other)
+        row, other, both = row[kept], other[kept], met.data[kept]
+        phi = (n_tokens * both - count[row + start] * count[other]) / (spread[row + start] * spread[other])
+        high = phi >= LEAST_PHI
+        found.append(largest_sums(csr_array((phi[high], (row[high], other[high])), shape=met.shape), n))
+    features, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+    kept = scores > 0
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return pd.DataFrame({
+        "together": pd.Series(cut_at(features[kept], offsets), dtype=object),
+        "together_scores": pd.Series(cut_at(scores[kept], offsets), dtype=object),
+    })  # fmt: skip
 
 
 def _fires(firings: Firings, most_pairs: int) -> tuple[csr_array, int]:
@@ -57,13 +61,4 @@ def _fires(firings: Firings, most_pairs: int) -> tuple[csr_array, int]:
         starts = np.concatenate([[0], np.cumsum(kept)])[starts]
         token, n_tokens = token[kept], max(1, n_tokens // step)
     width = int(token.max(initial=0)) + 1
-    return csr_array((np.ones(len(token), np.float32), token, starts), shape=(firings.d_sae, width)), n_tokens
-
-
-def _table(features: np.ndarray, scores: np.ndarray) -> pd.DataFrame:
-    kept = scores > 0
-    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    return pd.DataFrame({
-        "together": pd.Series(cut_at(features[kept], offsets), dtype=object),
-        "together_scores": pd.Series(cut_at(scores[kept], offsets), dtype=object),
-    })  # fmt: skip
+    return csr_array((np.ones(len(token), np.float64), token, starts), shape=(firings.d_sae, width)), n_tokens

@@ -36,7 +36,8 @@ def meant(labels: Labels, firings: Firings, text: Text) -> np.ndarray:
         for words in said.T:
             part |= np.repeat(np.where(words == NOTHING, -1, words), firings.count) == here
         fits &= part
-    return np.logical_and(fits, np.repeat(_says_something(labels), firings.count))
+    fits &= np.repeat(_says_something(labels), firings.count)
+    return fits
 
 
 def claimed(labels: Labels, text: Text) -> np.ndarray:

@@ -98,7 +98,7 @@ def _counts(firings: Firings, text: Text, words: np.ndarray, befores: np.ndarray
 def token_pairs(text: Text, before: np.ndarray, word: np.ndarray) -> np.ndarray:
     """How many text tokens are each of some words and stand after each of some, shaped as both are together."""
     before, word = np.broadcast_arrays(before, word)
-    counts: np.ndarray = np.asarray(text.pairs[before.ravel(), word.ravel()]).reshape(word.shape)
+    counts: np.ndarray = np.asarray(text.pairs[before.flatten(), word.flatten()]).reshape(word.shape)
     return np.where((before == NOTHING) | (word == NOTHING), 0, counts)
 
 

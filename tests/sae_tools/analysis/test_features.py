@@ -15,10 +15,11 @@ from sae_tools import saes
 from sae_tools.analysis import features
 from sae_tools.analysis.examples import BANDS, pick_examples
 from sae_tools.analysis.features import describe, neighbours, promoted_tokens
-from sae_tools.analysis.firings import Firings, find_firings
+from sae_tools.analysis.firings import find_firings
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
+from tests.sae_tools.analysis.made import firings_of
 
 SITE = "blocks.1.hook_resid_post"
 CONFIG = Features(batch_size=2, n_top=5, n_per_band=2, window=4, n_promoted=6, n_neighbours=3)
@@ -198,12 +199,6 @@ def test_neighbours_equal_a_brute_force(fast: bool, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("d_sae", "n"), [(1, 3), (2, 3), (5, 0)])
 def test_no_more_neighbours_than_there_are(d_sae: int, n: int) -> None:
     assert neighbours(torch.randn(d_sae, 4), n)["neighbours"].shape == (d_sae, min(n, d_sae - 1))
-
-
-def firings_of(*features: tuple[list[int], list[float]], n_tokens: int = 12) -> Firings:
-    tokens, values = ([part for feature in features for part in feature[i]] for i in range(2))
-    starts = np.cumsum([0, *(len(feature[0]) for feature in features)])
-    return Firings(np.array(tokens, np.int32), np.array(values, np.float32), starts, n_tokens)
 
 
 def test_examples_at_the_edges_of_a_block_stay_inside() -> None:

@@ -44,10 +44,10 @@ def claimed(labels: Labels, text: Text) -> np.ndarray:
     """(d_sae,) on how many text tokens the feature should fire by its label."""
     words, before = (np.bincount(part[text.is_text], minlength=text.n_words) for part in (text.word, text.before))
     words[NOTHING] = before[NOTHING] = 0
-    claims: np.ndarray = words[labels.on].sum(axis=1) + before[labels.after].sum(axis=1)
-    both = np.flatnonzero((labels.on != NOTHING).any(axis=1) & (labels.after != NOTHING).any(axis=1))
-    claims[both] = token_pairs(text, labels.after[both][:, None, :], labels.on[both][:, :, None]).sum(axis=(1, 2))
-    return claims
+    one = words[labels.on].sum(axis=1) + before[labels.after].sum(axis=1)
+    both = (labels.on != NOTHING).any(axis=1) & (labels.after != NOTHING).any(axis=1)
+    pairs = token_pairs(text, labels.after[:, None, :], labels.on[:, :, None]).sum(axis=(1, 2))
+    return np.where(both, pairs, one)
 
 
 def _says_something(labels: Labels) -> np.ndarray:

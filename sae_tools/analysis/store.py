@@ -101,7 +101,7 @@ class FeatureStore:
         about = self._examples.metadata
         column = self._examples.schema_arrow.names.index("feature")
         found = (about.row_group(i).column(column).statistics for i in range(about.num_row_groups))
-        return np.array([(part.min, part.max) for part in found], np.int64).reshape(-1, 2)
+        return np.array([(part.min, part.max) if part else (0, -1) for part in found], np.int64).reshape(-1, 2)
 
     def examples(self, feature: int) -> list[Example]:
         """Examples of one feature: the top ones, strongest first, then from the highest to the lowest quarter."""

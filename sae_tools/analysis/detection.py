@@ -47,7 +47,8 @@ def claimed(labels: Labels, text: Text) -> np.ndarray:
     one = words[labels.on].sum(axis=1) + before[labels.after].sum(axis=1)
     both = (labels.on != NOTHING).any(axis=1) & (labels.after != NOTHING).any(axis=1)
     pairs = token_pairs(text, labels.after[:, None, :], labels.on[:, :, None]).sum(axis=(1, 2))
-    return np.where(both, pairs, one)
+    claims: np.ndarray = np.where(both, pairs, one)
+    return claims
 
 
 def _says_something(labels: Labels) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The tables of the features stage: how they are written, and read as the page and the reports do, a feature at a time.
 
-    features.parquet   a row a feature, in order; in row groups of `ROWS`, so that one feature's lists are read in ms
+    features.parquet   a row a feature, in order: the columns of one value, all read on opening
+    lists.parquet      a row a feature: the columns of many values
     examples.parquet   rows of `Example` by feature
 
-Opening reads the columns that hold one value a feature; lists and examples are read when they are asked for.
+The latter two lie in small row groups and are read when asked for: that takes milliseconds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from sae_tools.common.artifacts import verify
 
-FEATURES, EXAMPLES = "features.parquet", "examples.parquet"
+FEATURES, LISTS, EXAMPLES = "features.parquet", "lists.parquet", "examples.parquet"
 ROWS, EXAMPLE_ROWS = 256, 2048
 """Rows in a row group."""
 REMEMBERED = 32
@@ -46,21 +47,22 @@ class Example:
 def write(folder: Path, table: pd.DataFrame, examples: pd.DataFrame) -> None:
     """Write the tables of `features.describe` into a folder; the table's index is feature, from 0 on."""
     features = pa.Table.from_pandas(table.rename_axis("feature").reset_index(), preserve_index=False)
-    pq.write_table(features, folder / FEATURES, row_group_size=ROWS, compression="zstd")
+    lists = [field.name for field in features.schema if pa.types.is_nested(field.type)]
     rows = pa.Table.from_pandas(examples.sort_values("feature", kind="stable"), preserve_index=False)
-    pq.write_table(rows, folder / EXAMPLES, row_group_size=EXAMPLE_ROWS, compression="zstd")
+    for name, part, size in (
+        (FEATURES, features.drop_columns(lists), None),
+        (LISTS, features.select(["feature", *lists]), ROWS),
+        (EXAMPLES, rows, EXAMPLE_ROWS),
+    ):
+        pq.write_table(part, folder / name, row_group_size=size, compression="zstd")
 
 
 class FeatureStore:
     """A folder of the features stage."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.about = about
-        self._features, self._examples = (pq.ParquetFile(folder / name) for name in (FEATURES, EXAMPLES))
-        fields = self._features.schema_arrow
-        small = [field.name for field in fields if not pa.types.is_nested(field.type)]
-        self._lists = [field.name for field in fields if field.name not in small]
-        self.table = self._features.read(columns=small).to_pandas().set_index("feature")
+        self._folder, self.about = folder, about
+        self.table = pd.read_parquet(folder / FEATURES).set_index("feature")
         """The columns of one value a feature; index feature"""
         self._groups: OrderedDict[int, pd.DataFrame] = OrderedDict()
         self._reading = threading.Lock()
@@ -88,12 +90,19 @@ class FeatureStore:
         """The lists of a row group, index feature."""
         with self._reading:
             if group not in self._groups:
-                found = self._features.read_row_group(group, columns=["feature", *self._lists]).to_pandas()
-                self._groups[group] = found.set_index("feature")
+                self._groups[group] = self._lists.read_row_group(group).to_pandas().set_index("feature")
                 if len(self._groups) > REMEMBERED:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(group)
             return self._groups[group]
+
+    @cached_property
+    def _lists(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._folder / LISTS)
+
+    @cached_property
+    def _examples(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._folder / EXAMPLES)
 
     @cached_property
     def _bounds(self) -> np.ndarray:

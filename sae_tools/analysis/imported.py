@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_tools.common.errors import InputError
+from sae_tools.models.sources import check_labels
 
 PERSON = "person"
 MOST_CHARACTERS = 500
@@ -48,9 +49,7 @@ def read_labels(path: Path, d_sae: int) -> dict[int, Label]:
     Raises:
         InputError: naming the file and the first row that cannot be used.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"labels {str(path)!r} do not exist; give a file or a folder, or set features.labels to null.")
+    check_labels(str(path))
     files = [path] if path.is_file() else _files(path)
     if not files:
         raise InputError(f"labels {str(path)!r} hold no file of a known kind; use one of: {', '.join(KINDS)}.")

@@ -14,8 +14,9 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.analysis import features
 from sae_tools.analysis.examples import BANDS, pick_examples
-from sae_tools.analysis.features import describe, neighbours, promoted_tokens
+from sae_tools.analysis.features import automatic_labels, describe, neighbours, promoted_tokens
 from sae_tools.analysis.firings import find_firings
+from sae_tools.analysis.imported import Label
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
@@ -150,9 +151,36 @@ def test_a_second_run_gives_the_same_tables(sae: Any, lm: LanguageModel, blocks:
 def test_a_dead_feature_has_a_row_and_nothing_to_show(tables: Tables) -> None:
     row = tables[0].loc[DEAD]
     assert (row["label"], row["density"], row["maximum"], row["mean"]) == ("", 0, 0, 0)
-    for column in ("histogram", "top_tokens", "bottom_tokens", "top_logits", "neighbours", "neighbour_cosines"):
+    for column in ("histogram", "top_tokens", "bottom_tokens", "neighbours", "words", "before", "after", "together"):
         assert len(row[column]) == 0
     assert len(examples_of(tables, DEAD)) == 0
+
+
+def test_labels_are_tested_on_held_out_text_and_give_way_to_imported_ones(
+    sae: Any, lm: LanguageModel, blocks: Tensor, acts: np.ndarray
+) -> None:
+    given = {0: Label("colours", "person", 0.9), DEAD: Label("<b>", "gpt")}
+    firings = find_firings(sae, lm, lm.site(SITE), blocks[:9], 2)
+    table, _ = describe(
+        sae, lm, lm.site(SITE), blocks[:9], CONFIG, held_out=blocks[9:], firings=firings, imported=given
+    )
+    labels = automatic_labels(firings, blocks[:9], lm)
+    assert table["automatic_label"].tolist() == labels
+    assert table["label"].tolist() == ["colours", *labels[1:DEAD], "<b>", *labels[DEAD + 1 :]]
+    assert table["label_source"].value_counts().to_dict() == {"automatic": 62, "person": 1, "gpt": 1}
+    fires = (acts > 0).reshape(len(blocks), -1, 64)[9:].any(axis=(0, 1))
+    assert table["detection"].notna().tolist() == fires.tolist()
+    assert table.loc[0, "label_score"] == 0.9
+    assert np.isnan(table.loc[DEAD, "label_score"])
+    others = table.drop([0, DEAD])
+    assert others["label_score"].equals(others["detection"])
+    assert others["detection"].mean() > 0.1
+
+
+def test_without_held_out_text_no_label_has_a_score(tables: Tables) -> None:
+    assert tables[0][["label_score", "detection", "detection_precision", "detection_recall"]].isna().all(axis=None)
+    assert (tables[0]["label"] == tables[0]["automatic_label"]).all()
+    assert set(tables[0]["label_source"]) == {"automatic"}
 
 
 def test_promoted_tokens_are_the_largest_and_smallest_effects(tables: Tables, sae: Any, lm: LanguageModel) -> None:

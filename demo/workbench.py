@@ -193,7 +193,7 @@ class Workbench:
             Refused: the text leaves no room, or the feature never fired.
         """
         lm = opened.base
-        if opened.feature(feature)["maximum"] <= 0 and mode != "ablate":
+        if opened.brief(feature)["maximum"] <= 0 and mode != "ablate":
             raise Refused(f"Feature {feature} never fired: nothing tells what pushing it would mean. Pick another one.")
         ids = lm.tokens(text)
         room = min(lm.context_size, MAX_TOKENS + new_tokens) - new_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from sae_tools.analysis.examples import BANDS, pick_examples
 from sae_tools.analysis.features import automatic_labels, describe, neighbours, promoted_tokens
 from sae_tools.analysis.firings import find_firings
 from sae_tools.analysis.imported import Label
+from sae_tools.analysis.store import FeatureStore, write
+from sae_tools.common.artifacts import new_folder
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
@@ -265,3 +268,19 @@ def test_more_promoted_tokens_than_the_vocabulary_has(lm: LanguageModel, blocks:
     config = Features(n_promoted=10_000, batch_size=2)
     table, _ = describe(sae, lm, lm.site(SITE), blocks[:2], config)
     assert len(table.loc[0, "top_tokens"]) <= lm.d_vocab
+
+
+def test_an_sae_whose_features_are_all_dead_is_described_and_opened(
+    tmp_path: Path, lm: LanguageModel, blocks: Tensor
+) -> None:
+    dead = random_sae("standard")
+    with torch.no_grad():
+        dead.b_enc.fill_(-1e6)
+    with new_folder(tmp_path / "f") as folder:
+        write(folder, *describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG, held_out=blocks[2:4]))
+    store = FeatureStore.open(tmp_path / "f")
+    assert (store.table["density"] == 0).all()
+    assert set(store.table["label"]) == {""}
+    assert store.table["detection"].isna().all()
+    assert store.examples(0) == []
+    assert len(store.row(0)["words"]) == len(store.row(0)["together"]) == 0

@@ -36,24 +36,34 @@ def token_shares(firings: Firings, ids: np.ndarray, d_vocab: int) -> sparse.csr_
     return sparse.diags(np.divide(1, total, out=np.zeros_like(total), where=total > 0)) @ sums
 
 
-def concept_scores(firings: Firings, ids: np.ndarray, shares: sparse.csr_matrix, words: Words, special: list[int]) -> (
-    pd.DataFrame
-):  # fmt: skip
+def concept_scores(
+    firings: Firings, document: np.ndarray, shares: sparse.csr_matrix, words: Words
+) -> pd.DataFrame:
     """A row a latent: `concept` C, and its factors `whole` w, `several` g, `coherence` c, `burst` b.
 
-    `ids` are flattened; a token of `special` closes a document.
+    `shares` are those of `token_shares`, `document` those of `documents`.
     """
     table = pd.DataFrame(
         {
             "whole": shares @ words.whole,
             "several": several(shares, words),
             "coherence": coherence(shares, words.space),
-            "burst": burst(firings, np.cumsum(np.isin(ids, special))),
+            "burst": burst(firings, document),
         }
     ).rename_axis("feature")
     kept = (firings.count >= FEWEST) & (firings.count <= DENSEST * firings.n_tokens)
     table.insert(0, "concept", table.prod(axis=1).where(kept, 0.0))
     return table
+
+
+def documents(ids: np.ndarray, special: list[int]) -> np.ndarray:
+    """(tokens,) number of the document that each token of (n_blocks, context) ids is in.
+
+    A block's border and a token of `special` begin a new one.
+    """
+    begins = np.isin(ids, special)
+    begins[:, 0] = True
+    return np.cumsum(begins) - 1
 
 
 def several(shares: sparse.csr_matrix, words: Words) -> np.ndarray:
@@ -77,7 +87,6 @@ def coherence(shares: sparse.csr_matrix, space: np.ndarray) -> np.ndarray:
 
 def burst(firings: Firings, document: np.ndarray) -> np.ndarray:
     """(d_sae,) b, from the (tokens,) number of the document that each token is in."""
-    document = document - document.min()
     size = np.bincount(document)
     ones = np.ones(len(firings.token))
     times = sparse.csr_matrix((ones, document[firings.token], firings.starts), (firings.d_sae, len(size)))

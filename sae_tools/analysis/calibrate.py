@@ -59,7 +59,7 @@ class Trials:
                     good[rows, at], fluent[rows, at] = steered.good(plain), steered.fluent(plain)
                     bar.update(len(rows))
         return tuple(it.reshape(*shape[:2], -1) for it in (good, fluent))
-    
+
     def write(self, ids: Tensor, seeds: Sequence[int], push: Tensor | None) -> Tensor:
         """(rows, length) new tokens after (1, n) ids, one row a seed, each with its row of (rows, d) `push` added."""
         patch = None if push is None else Patch(self._site, lambda acts: acts + push[:, None].to(acts))

@@ -36,9 +36,7 @@ def token_shares(firings: Firings, ids: np.ndarray, d_vocab: int) -> sparse.csr_
     return sparse.diags(np.divide(1, total, out=np.zeros_like(total), where=total > 0)) @ sums
 
 
-def concept_scores(
-    firings: Firings, document: np.ndarray, shares: sparse.csr_matrix, words: Words
-) -> pd.DataFrame:
+def concept_scores(firings: Firings, document: np.ndarray, shares: sparse.csr_matrix, words: Words) -> pd.DataFrame:
     """A row a latent: `concept` C, and its factors `whole` w, `several` g, `coherence` c, `burst` b.
 
     `shares` are those of `token_shares`, `document` those of `documents`.

@@ -96,7 +96,9 @@ def _texts(lm: LanguageModel) -> tuple[list[str], np.ndarray]:
     tokenizer: Any = lm.tokenizer
     raw = [piece or "" for piece in tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), lm.d_vocab)))]
     texts = tokenizer.batch_decode([[i] for i in range(len(raw))], clean_up_tokenization_spaces=False)
-    starts = np.array([piece.startswith(STARTS) or text.startswith(" ") for piece, text in zip(raw, texts, strict=True)])
+    starts = np.array(
+        [piece.startswith(STARTS) or text.startswith(" ") for piece, text in zip(raw, texts, strict=True)]
+    )
     absent = lm.d_vocab - len(raw)  # rows of the unembedding that no token has
     return [text.strip() for text in texts] + [""] * absent, np.pad(starts, (0, absent))
 

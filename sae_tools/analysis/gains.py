@@ -7,9 +7,9 @@ that rise more than with other latents: r_t = (Δp_t - mean) / √(deviation + 1
 
     S = gain10 · max(0, cross)² · √w · g
 
-over the ten whole words of largest r_t: gain10 the sum of their Δp_t - mean, cross the cosine (in the space of words) of
-the words that the latent fires on and those, w and g as in `concepts`. The push brings words, those that the latent is
-about, whole and several ones.
+over the ten whole words of largest r_t: gain10 the sum of their Δp_t - mean, cross the cosine (in the space of words)
+of the words that the latent fires on and those, w and g as in `concepts`. The push brings words, those that the latent
+is about, whole and several ones.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Measured:
 
 
 def own_words(shares: sparse.csr_matrix, gained: np.ndarray, words: Words) -> np.ndarray:
-    """(n, n_words) boolean: the words that (n, d_vocab) features' shares lie on most, and those of (n, k) gained tokens.
+    """(n, n_words) boolean: the words on which (n, d_vocab) shares lie most, and those of (n, k) gained tokens.
 
     Whole, uncommon words alone; of those it fires on the ten first that have a fiftieth of its activation.
     """

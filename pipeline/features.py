@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 from pipeline import paths
 from pipeline.params import Params, run
+
+NORM_BLOCKS = 64
+"""Held-out blocks on which the site's median norm is measured."""
 
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
     from sae_tools.analysis.features import describe
+    from sae_tools.analysis.firings import find_firings
+    from sae_tools.analysis.gallery import gallery
+    from sae_tools.analysis.norms import median_norm
+    from sae_tools.analysis.scores import score
     from sae_tools.common.artifacts import new_folder
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
@@ -19,9 +28,16 @@ def main(params: Params, name: str) -> None:
     check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
-    ids = Tokens.load(paths.TOKENS).first_train(config.n_tokens)
-    features, examples = describe(sae, lm, lm.site(params.site), ids, config)
-    with new_folder(paths.features(name), about(params, name, ids.numel(), sae.cfg.d_sae)) as folder:
+    tokens, site = Tokens.load(paths.TOKENS), lm.site(params.site)
+    ids, held_out = tokens.first_train(config.n_tokens), tokens.held_out
+    unit = median_norm(lm, site, held_out[:NORM_BLOCKS])
+    firings = find_firings(sae, lm, site, ids, config.batch_size)
+    features, examples = describe(sae, lm, site, ids, config, firings)
+    features = features.join(score(sae, lm, site, firings, ids, held_out, unit, config))
+    shown = gallery(sae, lm, site, features, unit, config)
+    known = about(params, name, ids.numel(), sae.cfg.d_sae) | {"median_norm": unit}
+    with new_folder(paths.features(name), known) as folder:
+        (folder / "gallery.json").write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
         features.to_parquet(folder / "features.parquet", compression="zstd")
         examples.to_parquet(folder / "examples.parquet", compression="zstd")
 

@@ -4,8 +4,8 @@ With p_t the share of a latent's summed activation on token t
 
     w   Σ p_t whole_t: how much falls on whole, uncommon words
     g   clip((exp H - 1) / 4, 0, 1), H the entropy of p over words: is it more than one word?
-    c   (‖Σ p_t ê_t‖² - Σ p_t²) / (1 - Σ p_t²), at least 0: the mean cosine of two different tokens of it, ê the unit rows
-        of the space of words: do they belong together?
+    c   (‖Σ p_t ê_t‖² - Σ p_t²) / (1 - Σ p_t²), at least 0: the mean cosine of two different tokens of it, ê the unit
+        rows of the space of words: do they belong together?
     b   clip(ln(pairs of firings in one document / pairs expected), 0, 2.5): does it come back where it came once?
 
 and C = 0 for a latent that fires fewer than 100 times or on more than 5% of the tokens. Of the first 25 by C on the

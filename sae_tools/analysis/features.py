@@ -34,10 +34,14 @@ DEFAULT = Features()
 
 
 def describe(
-    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features = DEFAULT
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of features (one row each) and the table of examples of an SAE, from (n_blocks, context) ids."""
-    firings = find_firings(sae, lm, site, ids, config.batch_size)
+    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features = DEFAULT,
+    firings: Firings | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """The table of features (one row each) and the table of examples of an SAE, from (n_blocks, context) ids.
+
+    `firings` on these ids, if they are known already.
+    """
+    firings = firings or find_firings(sae, lm, site, ids, config.batch_size)
     tokens = ids.flatten().numpy()
     count, live = firings.count, firings.count > 0
     sums = np.bincount(firings.feature, weights=firings.value, minlength=firings.d_sae)

@@ -94,4 +94,4 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     """(rows,) how many different values from 0 on stand in each of (rows, n)."""
     ordered = np.sort(values, axis=1)
     first = np.diff(ordered, axis=1, prepend=-1) != 0
-    return (first & (ordered >= 0)).sum(axis=1)
+    return np.asarray((first & (ordered >= 0)).sum(axis=1))

@@ -1,4 +1,4 @@
-"""Which features are worth showing and worth steering with, and how hard: all scores of an SAE's features in one table."""
+"""Which features are worth showing, which worth steering with, and how hard: all scores of an SAE in one table."""
 
 from __future__ import annotations
 

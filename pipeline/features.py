@@ -32,7 +32,7 @@ def main(params: Params, name: str) -> None:
     ids, held_out = tokens.first_train(config.n_tokens), tokens.held_out
     unit = median_norm(lm, site, held_out[:NORM_BLOCKS])
     firings = find_firings(sae, lm, site, ids, config.batch_size)
-    features, examples = describe(sae, lm, site, ids, config, firings)
+    features, examples = describe(sae, lm, site, ids, config, firings=firings)
     features = features.join(score(sae, lm, site, firings, ids, held_out, unit, config))
     shown = gallery(sae, lm, site, features, unit, config)
     known = about(params, name, ids.numel(), sae.cfg.d_sae) | {"median_norm": unit}

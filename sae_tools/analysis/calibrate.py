@@ -1,7 +1,7 @@
 """How hard each feature may be pushed, found by writing: which share of its texts is good at each of a few strengths.
 
-In three rounds, each with seeds of its own, so that most texts go to the features that do best: all at one strength, the
-better ones at every strength, the best ones once more with many texts. What is a good text: `judge`.
+In three rounds, each with seeds of its own, so that most texts go to the features that do best: all at one strength,
+the better ones at every strength, the best ones once more with many texts. What is a good text: `judge`.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def calibrate(trials: Trials, features: np.ndarray, own: np.ndarray, config: Fea
     counts = np.zeros((3, len(features), len(strengths)), int)  # good, fluent, written
     going, seed = np.arange(len(features)), FIRST_SEED
     for n in ROUNDS if len(features) else ():
-        shrunk = (counts[0] + 1) / (counts[2] + 4)
+        shrunk = np.where(counts[2] > 0, (counts[0] + 1) / (counts[2] + 4), 0)
         going = going[np.argsort(-shrunk[going].max(axis=1), kind="stable")][: max(1, round(n.share * len(features)))]
         at = np.arange(len(strengths)) if n.every_strength else np.argsort(np.abs(strengths - STRENGTH))[:1]
         seeds = range(seed, seed + n.seeds)

@@ -36,7 +36,7 @@ def ids() -> np.ndarray:
 
 @pytest.fixture
 def acts(ids: np.ndarray) -> np.ndarray:
-    """(tokens, d_sae): feature 6 never fires, feature 5 rarely, feature 4 nearly always, feature 3 on one token alone."""
+    """(tokens, d_sae): 6 never fires, 5 rarely, 4 nearly always, 3 on one token alone."""
     chance = np.random.default_rng(1)
     liked = chance.random((D_VOCAB, D_SAE)) ** 6
     density = np.array([0.3, 0.3, 0.3, 1, 1, 0.01, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,14 +30,17 @@ def test_each_row_is_its_own_text(tiny_lm: TinyLM, ids: Tensor) -> None:
     assert len({tuple(row) for row in new.tolist()}) == 4
 
 
-def test_a_row_that_ends_leaves_the_others_going(tiny_lm: TinyLM, ids: Tensor) -> None:
-    lm = tiny_lm("gpt2")
-    seeds = list(range(40))
-    new = write_rows(lm, ids[:1, :5].expand(40, -1), 30, 2.0, seeds)
+def test_a_row_that_ends_leaves_the_others_going(tiny_lm: TinyLM, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, seeds = tiny_lm("gpt2"), list(range(6))
+    start = ids[:1, :5].expand(6, -1)
+    some = write_rows(lm, start, 12, 1.0, seeds)
+    monkeypatch.setattr(lm.tokenizer, "eos_token_id", int(some[2, 4]))
+    new = write_rows(lm, start, 12, 1.0, seeds)
     ended = (new == OVER).any(dim=1)
-    assert 0 < ended.sum() < 40
+    assert ended[2]
+    assert not ended.all()
     for row, seed in enumerate(seeds):
-        assert new[row].tolist() == alone(lm, ids[:1, :5], 30, 2.0, seed, None)
+        assert new[row].tolist() == alone(lm, ids[:1, :5], 12, 1.0, seed, None)
 
 
 def test_it_stops_at_the_model_s_context(tiny_lm: TinyLM, ids: Tensor) -> None:

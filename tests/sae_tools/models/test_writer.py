@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
+
 import torch
 from torch import Tensor
 

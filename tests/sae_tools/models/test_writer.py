@@ -31,11 +31,13 @@ def test_each_row_is_its_own_text(tiny_lm: TinyLM, ids: Tensor) -> None:
     assert len({tuple(row) for row in new.tolist()}) == 4
 
 
-def test_a_row_that_ends_leaves_the_others_going(tiny_lm: TinyLM, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, seeds = tiny_lm("gpt2"), list(range(6))
+def test_a_row_that_ends_leaves_the_others_going(tiny_lm: TinyLM, ids: Tensor) -> None:
+    whole, seeds = tiny_lm("gpt2"), list(range(6))
     start = ids[:1, :5].expand(6, -1)
-    some = write_rows(lm, start, 12, 1.0, seeds)
-    monkeypatch.setattr(lm.tokenizer, "eos_token_id", int(some[2, 4]))
+    some = write_rows(whole, start, 12, 1.0, seeds)
+    tokenizer = copy.deepcopy(whole.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(some[2, 4]))
+    lm = LanguageModel(whole.model, tokenizer)
     new = write_rows(lm, start, 12, 1.0, seeds)
     ended = (new == OVER).any(dim=1)
     assert ended[2]

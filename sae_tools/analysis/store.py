@@ -3,12 +3,14 @@
     features.parquet   a row a feature, in order: the columns of one value, all read on opening
     lists.parquet      a row a feature: the columns of many values
     examples.parquet   rows of `Example` by feature
+    gallery.json       the features to show first, as `gallery` chose them
 
-The latter two lie in small row groups and are read when asked for: that takes milliseconds.
+Lists and examples lie in small row groups and are read when asked for: that takes milliseconds.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 
 from sae_tools.common.artifacts import verify
 
-FEATURES, LISTS, EXAMPLES = "features.parquet", "lists.parquet", "examples.parquet"
+FEATURES, LISTS, EXAMPLES, GALLERY = "features.parquet", "lists.parquet", "examples.parquet", "gallery.json"
 ROWS, EXAMPLE_ROWS = 256, 2048
 """Rows in a row group."""
 REMEMBERED = 32
@@ -44,8 +46,9 @@ class Example:
     """Which of them is the one."""
 
 
-def write(folder: Path, table: pd.DataFrame, examples: pd.DataFrame) -> None:
-    """Write the tables of `features.describe` into a folder; the table's index is feature, from 0 on."""
+def write(folder: Path, table: pd.DataFrame, examples: pd.DataFrame, gallery: dict[str, Any]) -> None:
+    """Write a features' table, its index feature from 0 on, their examples and their gallery into a folder."""
+    (folder / GALLERY).write_text(json.dumps(gallery, indent=1, ensure_ascii=False) + "\n")
     features = pa.Table.from_pandas(table.rename_axis("feature").reset_index(), preserve_index=False)
     lists = [field.name for field in features.schema if pa.types.is_nested(field.type)]
     rows = pa.Table.from_pandas(examples.sort_values("feature", kind="stable"), preserve_index=False)
@@ -95,6 +98,12 @@ class FeatureStore:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(group)
             return self._groups[group]
+
+    @cached_property
+    def gallery(self) -> dict[str, Any]:
+        """`concepts` and `steering`, as `gallery.gallery` makes them."""
+        found: dict[str, Any] = json.loads((self._folder / GALLERY).read_text())
+        return found
 
     @cached_property
     def _lists(self) -> pq.ParquetFile:

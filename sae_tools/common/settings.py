@@ -226,3 +226,21 @@ class Features:
     """Tokens that a feature makes more likely, and less likely, to keep."""
     n_neighbours: Natural = 8
     """Nearest features by decoder direction to keep."""
+    n_gained: Natural = 8_192
+    """Features whose push is tried on held-out text, to see what it makes likelier: those that fire on several whole
+    words first."""
+    n_calibrated: Natural = 256
+    """Features of the best steering score with which texts are written, to find the strength that each one bears."""
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6)
+    """Strengths to write with, in median norms at the site."""
+    prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
+        "One morning, Ben and his dad went to the beach.",
+        "Sue was playing in the yard with her friend.",
+    )
+    """Beginnings of these texts."""
+    new_tokens: Positive = 40
+    """Tokens of each text."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7
+    """Temperature at which they are sampled."""
+    n_gallery: tuple[Natural, Natural] = (20, 10)
+    """Features of the gallery: concepts, and features to steer with."""

@@ -41,6 +41,9 @@ def tables_of(n: int, live: int = 2) -> Tables:
     return table, examples
 
 
+GALLERY = {"concepts": [{"feature": 3}], "steering": []}
+
+
 @pytest.fixture(scope="module")
 def tables() -> Tables:
     return tables_of(1000)
@@ -53,12 +56,13 @@ def store(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> FeatureSt
 
 def written(folder: Path, tables: Tables) -> Path:
     with new_folder(folder, {"sae": "x"}) as new:
-        write(new, *tables)
+        write(new, *tables, GALLERY)
     return folder
 
 
 def test_the_table_holds_the_columns_of_one_value(store: FeatureStore, tables: Tables) -> None:
     assert store.about == {"sae": "x"}
+    assert store.gallery == GALLERY
     expected = tables[0][["label", "density", "detection"]]
     pd.testing.assert_frame_equal(store.table, expected, check_dtype=False, check_index_type=False)
 

@@ -97,6 +97,11 @@ class Finder:
         """Ids of tokens that features make likelier: in truth where that was measured, else by their direct effect."""
         return self._entries(("gained_tokens", "gained")) or self._entries(("top_tokens", "top_logits"))
 
+    @cached_property
+    def measured(self) -> bool:
+        """Whether `promotes` is by changes of probability, measured, and not by logits."""
+        return self._store.column("gained") is not None
+
     def _entries(self, names: tuple[str, str]) -> Entries | None:
         entries, weights = (self._store.column(name) for name in names)
         return None if entries is None or weights is None else Entries.of(entries, weights)

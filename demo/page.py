@@ -45,6 +45,8 @@ class Page:
         """Id of the chosen feature, or None."""
         self.prompt = gr.State("")
         """The text that Explore has read."""
+        self.asked_text = gr.State("")
+        """The text that a click outside the Explore tab asked it to read."""
         self.steered = gr.State([])
         """Ids of the features that a click outside the Steer tab asked to steer with."""
         self.basket = gr.BrowserState([], storage_key="sae-workbench-basket", secret="kept by the browser")

@@ -84,13 +84,19 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def own_words(row: dict[str, Any], gained: Iterable[str] = ()) -> set[str]:
-    """The words that a feature is seen by in a text: those it fires on, and of those it makes likelier, `gained`."""
+def own_words(row: dict[str, Any], gained: Iterable[str] = (), default: str = "") -> set[str]:
+    """The words, in lower case, that a feature is seen by in a text.
+
+    Those it fires on, and of those it makes likelier, `gained`, the ones that the text without it, `default`, lacks.
+    """
     words, shares = row.get("words"), row.get("word_shares")
     fired: list[str] = []
     if words is not None and shares is not None:
         fired = [str(word) for word, part in zip(words, shares, strict=True) if part >= LEAST_SHARE]
-    return {word.strip().lower() for word in (*fired, *gained) if len(word.strip()) > 1 and word.strip().isalpha()}
+    usual = set(re.findall(r"\w+", default.lower()))
+    new = (word.strip().lower() for word in gained)
+    found = {word.strip().lower() for word in fired} | {word for word in new if word not in usual}
+    return {word for word in found if len(word) > 1 and word.isalpha()}
 
 
 def marked(text: str, words: set[str]) -> str:

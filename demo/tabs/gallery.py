@@ -17,8 +17,8 @@ from sae_tools.analysis.store import Example
 from sae_tools.models.lm import shown_pieces
 from sae_tools.reports.render import escape, isolated, note, strip, visible
 
-AT_FIRST = 8
-"""Concepts that are shown before the rest is unfolded."""
+AT_FIRST, STEERED_AT_FIRST = 8, 6
+"""Cards that are shown before the rest is unfolded."""
 AROUND = 9
 """Tokens shown on either side of the one where a feature fires most."""
 INTRO = (
@@ -74,11 +74,9 @@ def gallery(opened: Opened, complete: bool) -> str:
     chosen = concepts(opened)
     note_ = "" if chosen else note(NONE_CHOSEN.format(order=_order(opened)))
     shown = [_concept(opened, feature, complete) for feature in chosen or by_rule(opened)]
-    first, rest = "".join(shown[:AT_FIRST]), "".join(shown[AT_FIRST:])
-    more = f"<details><summary>Show {len(shown) - AT_FIRST} more</summary>{_grid(rest)}</details>" if rest else ""
     return (
         f'<div class="intro">{INTRO.format(n=f"{opened.d_sae:,}")}</div>'
-        f"<h3>Concepts this model knows</h3>{note_}{_grid(first) if first else ''}{more}"
+        f"<h3>Concepts this model knows</h3>{note_}{_grid(shown, AT_FIRST)}"
         f'<div class="own-text"><span>{TYPE}</span>{_chips()}</div>'
         f"<h3>What happens when one is turned up</h3>{_steering(opened, complete)}"
     )
@@ -88,8 +86,11 @@ def _order(opened: Opened) -> str:
     return "the clearest concepts" if "concept" in opened.store.table.columns else "the strongest"
 
 
-def _grid(content: str) -> str:
-    return f'<div class="cards">{content}</div>'
+def _grid(shown: list[str], at_first: int, css: str = "") -> str:
+    """Cards, those after the first few folded."""
+    first, rest = (f'<div class="cards {css}">{"".join(part)}</div>' for part in (shown[:at_first], shown[at_first:]))
+    more = len(shown) - at_first
+    return first + (f"<details><summary>Show {more} more</summary>{rest}</details>" if more > 0 else "")
 
 
 def _chips() -> str:
@@ -137,14 +138,14 @@ def _steering(opened: Opened, complete: bool) -> str:
         f"The same model, the same prompt{seed}: as it is, and with the concept added. The first text is shown, not the "
         "best; words of the concept are marked."
     )
-    return f'{said}<div class="cards wide-cards">{"".join(_pushed(opened, each, complete) for each in shown)}</div>'
+    return said + _grid([_pushed(opened, each, complete) for each in shown], STEERED_AT_FIRST, "wide-cards")
 
 
 def _pushed(opened: Opened, each: Steered, complete: bool) -> str:
     row = opened.row(each.feature)
     gained = row.get("gained_tokens")
     pieces = cards.token_texts(opened, gained) if complete and gained is not None else []
-    words = own_words(row, pieces)
+    words = own_words(row, pieces, each.default)
     given = f'<span class="given">{isolated(each.prompt)}</span>'
     turn = cards.act("steer", each.feature, "Try it yourself", "first")
     return (

@@ -69,7 +69,9 @@ class Basket(Tab):
         known = {(entry["sae"], entry["feature"]) for entry in entries}
         added = [entry for entry in read(text) if (entry["sae"], entry["feature"]) not in known]
         if len(entries) + len(added) > limits.MAX_BASKET:
-            raise Refused(f"The basket holds {limits.MAX_BASKET} features; these would make {len(entries) + len(added)}.")
+            raise Refused(
+                f"The basket holds {limits.MAX_BASKET} features; these would make {len(entries) + len(added)}."
+            )
         return {self.page.basket: [*entries, *added], self.text: ""}
 
 
@@ -114,7 +116,9 @@ def _doing(opened: Opened, entries: list[Entry]) -> str:
     steer = f'<button type="button" class="act first" data-act="steer-all">{words}</button>' if n else ""
     as_json = json.dumps(entries, ensure_ascii=False, indent=1)
     links = exports.data_link("basket.json", "application/json", as_json, "Save as JSON")
-    links += exports.data_link("basket.csv", "text/csv", exports.csv([_told(opened, e) for e in entries]), "Save as CSV")
+    links += exports.data_link(
+        "basket.csv", "text/csv", exports.csv([_told(opened, e) for e in entries]), "Save as CSV"
+    )
     return f'<div class="acts">{steer}{links}<button type="button" class="act" data-act="empty">Empty</button></div>'
 
 

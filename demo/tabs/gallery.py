@@ -22,11 +22,11 @@ AT_FIRST, STEERED_AT_FIRST = 8, 6
 AROUND = 9
 """Tokens shown on either side of the one where a feature fires most."""
 INTRO = (
-    "<p>A language model has no list of the concepts it knows: they are <b>directions</b> inside it. A sparse "
-    "autoencoder found {n} of them in this model, without being told what to look for. Each card is one, with words it "
-    "fires on and a moment where it fires; <b>Turn up</b> makes the model write with more of it.</p>"
+    "<p>The concepts that a language model works with are <b>directions</b> inside it. A sparse autoencoder found {n} "
+    "of them in this one, untold what to look for. Each card is one: words it fires on, and a moment where it fires. "
+    "<b>Turn up</b> makes the model write with more of it.</p>"
 )
-TYPE = "Or see what fires on a text of your own:"
+TYPE = "Or type your own text, or begin with one of these:"
 NONE_CHOSEN = (
     "No gallery was made for this SAE. These are features that fire on at most 5% of the tokens, {order} first, so some "
     "will mean little. <code>dvc repro</code> runs the features stage, which chooses the clearest ones."
@@ -101,8 +101,8 @@ def _chips() -> str:
 
 
 def _start(text: str) -> str:
-    """Its first sentence."""
-    return text.split(".")[0] + "…"
+    """Its first words."""
+    return text[:32].rpartition(" ")[0] + " …"
 
 
 def _name(opened: Opened, feature: int) -> str:
@@ -125,6 +125,8 @@ def _moment(opened: Opened, feature: int, example: Example) -> str:
     start, end = max(0, example.position - AROUND), example.position + AROUND
     pieces = shown_pieces(opened.base.tokenizer, [int(i) for i in example.ids])[start:end]
     values = [float(v) for v in example.values][start:end]
+    if pieces:
+        pieces[0] = pieces[0].lstrip()
     return strip(pieces, values, float(opened.row(feature)["maximum"]), small=True)
 
 

@@ -146,7 +146,9 @@ def _wanted(opened: Opened, text: object, where: object, sort: object, *numbers:
     if column == MATCH and not words:
         column = next(name for name in ("concept", "maximum") if name in columns)
     if column not in (MATCH, *columns):
-        raise Refused(f"This SAE's features have no {column} score: `dvc repro` runs the features stage, which adds it.")
+        raise Refused(
+            f"This SAE's features have no {column} score: `dvc repro` runs the features stage, which adds it."
+        )
     bounds = {
         name: limits.finite(value, name, 0, 1e6)
         for name, value in zip(FILTERS, numbers, strict=True)
@@ -181,7 +183,9 @@ def _nothing(opened: Opened, wanted: Wanted) -> str:
 def _missing(opened: Opened, wanted: Wanted) -> str:
     """What an older features stage did not keep, where the search would need it."""
     if wanted.text and wanted.where == "fires" and opened.finder.fires is None:
-        return note("No words were kept for this SAE's features: `dvc repro` runs the features stage, which keeps them.")
+        return note(
+            "No words were kept for this SAE's features: `dvc repro` runs the features stage, which keeps them."
+        )
     return ""
 
 
@@ -210,7 +214,7 @@ def _table(opened: Opened, wanted: Wanted, shown: pd.DataFrame) -> str:
         head["Likelier"] = "wide"
     head["Of all tokens"] = "wide"
     scores = [name for name in SCORES if name in table.columns]
-    head |= {SCORES[name][0].removesuffix(" score"): "wide" for name in scores}
+    head |= {SCORES[name][0]: "wide" for name in scores}
     head[""] = ""
     body = "".join(_row(opened, row._asdict(), list(head), scores) for row in shown.itertuples())
     titles = "".join(f'<th class="{css}">{name}</th>' for name, css in head.items())
@@ -220,7 +224,10 @@ def _table(opened: Opened, wanted: Wanted, shown: pd.DataFrame) -> str:
 def _row(opened: Opened, match: dict[str, Any], head: list[str], scores: list[str]) -> str:
     feature = int(match["Index"])
     row = opened.store.table.loc[feature].to_dict()
-    cells = [f"<td>{cards.act('open', feature, cards.label_of(row), 'name')}</td>", f'<td class="id wide">{feature}</td>']
+    cells = [
+        f"<td>{cards.act('open', feature, cards.label_of(row), 'name')}</td>",
+        f'<td class="id wide">{feature}</td>',
+    ]
     if "Fires on it" in head:
         part = f'<span style="--part:{match["fires"]:.2f}">{share(match["fires"])}</span>'
         cells.append(f'<td class="bar">{part if match["fires"] else ""}</td>')

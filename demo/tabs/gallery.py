@@ -28,8 +28,8 @@ INTRO = (
 )
 TYPE = "Or type your own text, or begin with one of these:"
 NONE_CHOSEN = (
-    "No gallery was made for this SAE. These are features that fire on at most 5% of the tokens, {order} first, so some "
-    "will mean little. <code>dvc repro</code> runs the features stage, which chooses the clearest ones."
+    "No gallery was made for this SAE. These are features that fire on at most 5% of the tokens, {order} first, so "
+    "some will mean little. <code>dvc repro</code> runs the features stage, which chooses the clearest ones."
 )
 NONE_STEERED = (
     "What features do when they are turned up was not tried out for this SAE; <code>dvc repro</code> runs the features "
@@ -110,13 +110,17 @@ def _name(opened: Opened, feature: int) -> str:
     return cards.act("open", feature, cards.label_of(opened.row(feature)), "name")
 
 
+def _keep(feature: int) -> str:
+    return cards.act("keep", feature, cards.BUTTONS["keep"])
+
+
 def _concept(opened: Opened, feature: int, complete: bool) -> str:
     found = opened.store.examples(feature)
     body = _moment(opened, feature, found[0]) if complete and found else '<div class="strip small waiting"></div>'
     turn = cards.act("steer", feature, "Turn up", "first")
     return (
         f'<article class="concept" data-act="open" data-feature="{feature}"><h4>{_name(opened, feature)}</h4>{body}'
-        f'<div class="acts">{turn}{cards.act("keep", feature, cards.BUTTONS["keep"])}</div></article>'
+        f'<div class="acts">{turn}{_keep(feature)}</div></article>'
     )
 
 
@@ -137,8 +141,8 @@ def _steering(opened: Opened, complete: bool) -> str:
     same = len({(each.prompt, each.seed) for each in shown}) == 1
     seed = f" with seed {shown[0].seed}" if same else ""
     said = note(
-        f"The same model, the same prompt{seed}: as it is, and with the concept added. The first text is shown, not the "
-        "best; words of the concept are marked."
+        f"The same model, the same prompt{seed}: as it is, and with the concept added. The first text is shown, not "
+        "the best; words of the concept are marked."
     )
     return said + _grid([_pushed(opened, each, complete) for each in shown], STEERED_AT_FIRST, "wide-cards")
 
@@ -154,7 +158,7 @@ def _pushed(opened: Opened, each: Steered, complete: bool) -> str:
         f'<article class="concept" data-act="open" data-feature="{each.feature}"><h4>{_name(opened, each.feature)}</h4>'
         f'<dl class="before-after"><dt>As it is</dt><dd class="text">{given}{visible(each.default)}</dd>'
         f'<dt>Turned up</dt><dd class="text">{given}{marked(each.steered, words)}</dd></dl>'
-        f'<div class="acts">{turn}{cards.act("keep", each.feature, cards.BUTTONS["keep"])}{_sizes(each)}</div></article>'
+        f'<div class="acts">{turn}{_keep(each.feature)}{_sizes(each)}</div></article>'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -92,7 +93,7 @@ class Search(Tab):
             ),
         }
         for name, box in self.numbers.items():
-            value = asked.get(name, lambda text, name=name: _typed(text, name), None)
+            value = asked.get(name, partial(_typed, name), None)
             there = name not in SCORES or name in table.columns
             boxes[box] = gr.Number(value=value, visible=there, info=_range(table, name) if there else "")
         return boxes
@@ -102,7 +103,7 @@ class Search(Tab):
 
     def _search(self, opened: Opened, *asked: object, start: int = 0) -> View:
         wanted = _wanted(opened, *asked)
-        text, where, sort, *numbers = asked
+        where, sort, *numbers = asked[1:]
         at = {
             "q": wanted.text, "in": None if where == "anywhere" else where, "sort": None if sort == MATCH else sort,
             **{name: _told(value) for name, value in zip(FILTERS, numbers, strict=True)},
@@ -119,7 +120,7 @@ def _number(label: str) -> gr.Number:
     return gr.Number(None, label=label, minimum=0, min_width=150)
 
 
-def _typed(text: str, name: str) -> float:
+def _typed(name: str, text: str) -> float:
     try:
         return limits.finite(float(text), name, 0, 1e6)
     except ValueError:

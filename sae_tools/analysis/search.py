@@ -159,7 +159,8 @@ def _match(total: Mapping[str, np.ndarray]) -> np.ndarray:
     """Label and share of firing as they are; the gain against its largest, at a tenth: it only parts equals."""
     gain = total["promotes"]
     largest = gain.max(initial=0.0)
-    return total["label"] + total["fires"] + (0.1 * gain / largest if largest > 0 else 0.0)
+    match: np.ndarray = total["label"] + total["fires"] + 0.1 * gain / (largest or 1.0)
+    return match
 
 
 def spellings(tokenizer: Any, word: str) -> list[int]:

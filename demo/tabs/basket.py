@@ -11,7 +11,6 @@ import gradio as gr
 
 from demo import cards, exports, limits
 from demo.limits import Refused
-from demo.page import script
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, isolated, note
@@ -27,7 +26,6 @@ class Basket(Tab):
     title = "Basket"
 
     def lay_out(self) -> None:
-        self.kept = gr.HTML("", js_on_load=script("kept"), elem_id="kept", padding=False)
         self.body = self.page.clickable(note(EMPTY, "empty"), elem_id="basket")
         with gr.Accordion("Put a basket back", open=False, elem_id="basket-load"):
             self.text = gr.Textbox(
@@ -39,7 +37,7 @@ class Basket(Tab):
     def wire(self) -> None:
         page = self.page
         for trigger in (page.basket.change, *page.opened):
-            page.on(trigger, self._show, [page.basket], [self.kept, self.body])
+            page.on(trigger, self._show, [page.basket], [page.kept, self.body])
         page.on(self.load.click, self._load, [self.text, page.basket], [page.basket, self.text])
         page.on_click(self.body, self._act, [page.basket], [page.basket, page.steered, page.tabs, page.address])
 
@@ -47,7 +45,7 @@ class Basket(Tab):
         entries = limits.basket(basket)
         mine = json.dumps([entry["feature"] for entry in entries if entry["sae"] == opened.name])
         said = f'<i hidden data-kept="{html.escape(mine)}" data-count="{len(entries)}"></i>'
-        return {self.kept: said, self.body: _table(opened, entries, self.page.names)}
+        return {self.page.kept: said, self.body: _table(opened, entries, self.page.names)}
 
     def _act(self, opened: Opened, data: dict[str, Any], basket: object) -> View:
         page, entries = self.page, limits.basket(basket)

@@ -76,7 +76,7 @@ def gallery(opened: Opened, complete: bool) -> str:
     shown = [_concept(opened, feature, complete) for feature in chosen or by_rule(opened)]
     return (
         f'<div class="intro">{INTRO.format(n=f"{opened.d_sae:,}")}</div>'
-        f"<h3>Concepts this model knows</h3>{note_}{_grid(shown, AT_FIRST)}"
+        f"<h3>{'Concepts this model knows' if chosen else 'Some of its features'}</h3>{note_}{_grid(shown, AT_FIRST)}"
         f'<div class="own-text"><span>{TYPE}</span>{_chips()}</div>'
         f"<h3>What happens when one is turned up</h3>{_steering(opened, complete)}"
     )

@@ -30,9 +30,9 @@ SORTS = {
 }  # fmt: skip
 """(words, column, whether the smallest comes first) by name in the address."""
 SCORES = {
-    "concept": ("Concept score", "how much it looks like one concept"),
-    "steering": ("Steering score", "how well a push with it shows"),
-    "detection": ("Label score", "how well the label tells where it fires, on text it was not made from"),
+    "concept": ("Concept score", "is it one concept?"),
+    "steering": ("Steering score", "does a push with it show?"),
+    "detection": ("Label score", "does the label hold?"),
 }
 FILTERS = ("low", "high", *SCORES)
 """Number boxes, by name in the address: density from and to, in percent, and the least of each score."""
@@ -59,8 +59,8 @@ class Search(Tab):
             self.run = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_id="search-run")
         with gr.Accordion("Narrow down", open=False, elem_id="search-narrow"), gr.Row():
             self.numbers = {
-                "low": _number("Fires on at least, % of tokens"), "high": _number("Fires on at most, % of tokens"),
-                **{name: _number(f"{words} at least") for name, (words, _) in SCORES.items()},
+                "low": _number("Density from, %"), "high": _number("Density to, %"),
+                **{name: _number(f"{words} from") for name, (words, _) in SCORES.items()},
             }  # fmt: skip
         self.found = self.page.clickable('<p class="empty">Opening…</p>', elem_id="search-found")
 
@@ -134,9 +134,9 @@ def _told(value: object) -> str | None:
 def _range(table: pd.DataFrame, name: str) -> str:
     """What a number box is about, and the values that there are."""
     if name not in SCORES:
-        return {"low": "rare ones left out", "high": "frequent ones left out"}[name]
+        return "of all tokens, where it fires"
     largest = table[name].max()
-    return f"{SCORES[name][1]}; up to {number(largest)}" if math.isfinite(largest) else SCORES[name][1]
+    return f"{SCORES[name][1]} Up to {number(largest)}" if math.isfinite(largest) else SCORES[name][1]
 
 
 def _wanted(opened: Opened, text: object, where: object, sort: object, *numbers: object) -> Wanted:
@@ -212,17 +212,17 @@ def _table(opened: Opened, wanted: Wanted, shown: pd.DataFrame) -> str:
     if wanted.text and shown["fires"].any():
         head["Fires on it"] = ""
     if wanted.text and shown["promotes"].any():
-        head["Likelier"] = "wide"
+        head["Likelier"] = "wide" if "Fires on it" in head else ""
     head["Of all tokens"] = "wide"
     scores = [name for name in SCORES if name in table.columns]
     head |= {SCORES[name][0]: "wide" for name in scores}
     head[""] = ""
-    body = "".join(_row(opened, row._asdict(), list(head), scores) for row in shown.itertuples())
+    body = "".join(_row(opened, row._asdict(), head, scores) for row in shown.itertuples())
     titles = "".join(f'<th class="{css}">{name}</th>' for name, css in head.items())
     return f'<table class="rows"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _row(opened: Opened, match: dict[str, Any], head: list[str], scores: list[str]) -> str:
+def _row(opened: Opened, match: dict[str, Any], head: dict[str, str], scores: list[str]) -> str:
     feature = int(match["Index"])
     row = opened.store.table.loc[feature].to_dict()
     cells = [
@@ -234,7 +234,7 @@ def _row(opened: Opened, match: dict[str, Any], head: list[str], scores: list[st
         cells.append(f'<td class="bar">{part if match["fires"] else ""}</td>')
     if "Likelier" in head:
         gain = f"+{share(match['promotes']) if opened.finder.measured else number(match['promotes'])}"
-        cells.append(f'<td class="wide id">{gain if match["promotes"] else ""}</td>')
+        cells.append(f'<td class="{head["Likelier"]} id">{gain if match["promotes"] else ""}</td>')
     cells.append(f'<td class="wide id">{share(row["density"])}</td>')
     for name in scores:
         value = cards.known(row, name)

@@ -59,9 +59,7 @@ def test_a_basket_is_kept_taken_along_and_put_back(visit: Visit) -> None:
     rows.nth(0).get_by_role("button", name="Remove").click()
     expect(rows).to_have_count(3)
     expect(rows.nth(0)).to_contain_text(HOSTILE)
-    page.get_by_role("button", name="Steer with the first 1").or_(
-        page.get_by_role("button", name="Steer with it")
-    ).click()
+    page.get_by_role("button", name="Steer with 1 of topk").click()
     expect(page.get_by_role("tab", name="Steer")).to_have_attribute("aria-selected", "true")
     page.get_by_role("tab", name="Basket").click()
     page.get_by_role("button", name="Empty").click()

@@ -112,7 +112,7 @@ def _doing(opened: Opened, entries: list[Entry]) -> str:
     n = min(len(mine), limits.MAX_PUSHES)
     which = "the first " if n < len(mine) else "all " if n == len(entries) else ""
     words = "Steer with it" if n == len(entries) == 1 else f"Steer with {which}{n}"
-    words += "" if len(mine) == len(entries) else f" of {isolated(opened.name)}"
+    words += "" if len(mine) == len(entries) else f" of {escape(opened.name)}"
     steer = f'<button type="button" class="act first" data-act="steer-all">{words}</button>' if n else ""
     as_json = json.dumps(entries, ensure_ascii=False, indent=1)
     links = exports.data_link("basket.json", "application/json", as_json, "Save as JSON")

@@ -42,6 +42,7 @@ class Gallery(Tab):
     title = "Gallery"
 
     def lay_out(self) -> None:
+        self._whole: dict[str, str] = {}
         self.body = self.page.clickable('<p class="empty">Opening…</p>', elem_id="gallery")
 
     @property
@@ -55,11 +56,13 @@ class Gallery(Tab):
         page.on_click(self.body, self._read, [], [page.asked_text, page.tabs, page.address])
 
     def show(self, opened: Opened, asked: Asked) -> View:
-        return {self.body: gallery(opened, complete=False)}
+        return {self.body: self._whole.get(opened.name) or gallery(opened, complete=False)}
 
     def _complete(self, opened: Opened) -> View:
-        """Examples need the tokenizer, which comes with the model."""
-        return {self.body: gallery(opened, complete=True)}
+        """Examples need the tokenizer, which comes with the model. Made once: all visitors see the same."""
+        if opened.name not in self._whole:
+            self._whole[opened.name] = gallery(opened, complete=True)
+        return {self.body: self._whole[opened.name]}
 
     def _read(self, opened: Opened, data: dict[str, Any]) -> View:
         if data.get("act") != "read":

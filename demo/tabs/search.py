@@ -31,7 +31,7 @@ SORTS = {
 """(words, column, whether the smallest comes first) by name in the address."""
 SCORES = {
     "concept": ("Concept score", "is it one concept?"),
-    "steering": ("Steering score", "does a push with it show?"),
+    "steering": ("Steering score", "does a push show?"),
     "detection": ("Label score", "does the label hold?"),
 }
 FILTERS = ("low", "high", *SCORES)

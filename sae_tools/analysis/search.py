@@ -5,6 +5,7 @@ Everything is looked up in the features' tables, 100,000 features in a fraction 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -146,13 +147,9 @@ class Finder:
         """1 where a word stands alone in the label, `PARTLY` where it is part of another one."""
         inside = self.label.str.contains(word, regex=False).to_numpy(bool)
         score = np.where(inside, PARTLY, 0.0)
-        alone = [word in _words(text) for text in self.label[inside]]
-        score[np.flatnonzero(inside)[alone]] = 1.0
+        alone = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)").search
+        score[np.flatnonzero(inside)[[alone(text) is not None for text in self.label[inside]]]] = 1.0
         return score
-
-
-def _words(text: str) -> list[str]:
-    return "".join(c if c.isalnum() else " " for c in text).split()
 
 
 def _match(total: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from sae_tools.analysis.search import Finder, Wanted, spellings
+from sae_tools.analysis.search import Entries, Finder, Wanted, spellings
 from sae_tools.analysis.store import FeatureStore
 
 WORDS = ("dog", "cat", "dogma", "rain", "wind", "Ärger", "the", "red")
@@ -113,12 +114,21 @@ def test_tables_of_an_older_run_are_searched_by_label() -> None:
     assert len(finder.find(Wanted("dog", "fires"), spelled)) == 0
 
 
+def test_lists_in_several_pieces_are_read_as_one() -> None:
+    words, shares = [["a", "b"], [], ["b"], None, ["c", "a"]], [[0.5, 0.2], [], [0.3], None, [0.4, 0.1]]
+    pieces = [pa.chunked_array([pa.array(part[:2]), pa.array(part[2:])]) for part in (words, shares)]
+    entries = Entries.of(*pieces)
+    np.testing.assert_allclose(entries.weights(["a"], 5), [0.5, 0, 0, 0, 0.1])
+    np.testing.assert_allclose(entries.weights(["b", "c"], 5), [0.2, 0, 0.3, 0, 0.4])
+    np.testing.assert_allclose(entries.weights([], 5), 0)
+
+
 def test_a_hundred_thousand_features_take_well_under_a_second() -> None:
     table = pd.concat([store(1_000).table] * 100, ignore_index=True).rename_axis("feature")
     finder = Finder(FeatureStore({}, table, EXAMPLES))
     finder.find(Wanted("dog"), spelled)
     start = time.perf_counter()
-    found = finder.find(Wanted("dog rain", least={"density": 0.001}), spelled)
+    found = finder.find(Wanted("dog r", least={"density": 0.001}), spelled)
     assert time.perf_counter() - start < 1
     assert len(found) > 1000
 

@@ -44,9 +44,7 @@ class Page:
         self.feature = gr.State(None)
         """Id of the chosen feature, or None."""
         self.prompt = gr.State("")
-        """The text that Explore has read."""
-        self.asked_text = gr.State("")
-        """The text that a click outside the Explore tab asked it to read."""
+        """The text that Explore reads; another tab sets it to have it read."""
         self.steered = gr.State([])
         """Ids of the features that a click outside the Steer tab asked to steer with."""
         self.basket = gr.BrowserState([], storage_key="sae-workbench-basket", secret="kept by the browser")
@@ -175,5 +173,5 @@ def tell(error: Exception) -> None:
 
 
 def script(name: str) -> str:
-    """One of `demo/scripts`, for a part's `js_on_load`."""
+    """JavaScript from `demo/scripts/`."""
     return (SCRIPTS / f"{name}.js").read_text()

@@ -48,7 +48,7 @@ class Explore(Tab):
             page.on(trigger, self._run, [self.box, page.feature], seen, "read")
         for opened in page.opened:
             page.on(opened, self._run, [self.box, page.feature], seen, "read")
-        page.on(page.asked_text.change, self._read, [page.asked_text], [self.box, *seen], "read")
+        page.on(page.prompt.change, self._sent, [page.prompt, self.box], [self.box, *seen], "read")
         page.on(
             page.feature.change, self._pick, [page.prompt, page.feature], [self.strip, self.table, self.card], "read"
         )
@@ -68,9 +68,9 @@ class Explore(Tab):
             self.strip: _strip(opened, reading, feature), self.table: _table(opened, reading, ranked, feature),
         }  # fmt: skip
 
-    def _read(self, opened: Opened, text: str) -> View:
-        """A text that another tab asks for, and the first of its features."""
-        return {self.box: text, **self._run(opened, text, None)}
+    def _sent(self, opened: Opened, prompt: str, text: object) -> View:
+        """A text that another tab wants read."""
+        return {} if prompt in ("", text) else {self.box: prompt, **self._run(opened, prompt, None)}
 
     def _pick(self, opened: Opened, prompt: str, feature: int | None) -> View:
         if feature is None or not prompt:

@@ -53,7 +53,7 @@ class Gallery(Tab):
         page = self.page
         for opened in page.opened:
             page.on(opened, self._complete, [], [self.body])
-        page.on_click(self.body, self._read, [], [page.asked_text, page.tabs, page.address])
+        page.on_click(self.body, self._read, [], [page.prompt, page.tabs, page.address])
 
     def show(self, opened: Opened, asked: Asked) -> View:
         return {self.body: self._whole.get(opened.name) or gallery(opened, complete=False)}
@@ -69,7 +69,7 @@ class Gallery(Tab):
             return {}
         text = EXAMPLES[limits.whole(data.get("example"), "Example", 0, len(EXAMPLES) - 1)]
         page = self.page
-        return {page.asked_text: text, page.tabs: gr.Tabs(selected="explore"), **page.at(tab="explore", prompt=text)}
+        return {page.prompt: text, page.tabs: gr.Tabs(selected="explore"), **page.at(tab="explore", prompt=text)}
 
 
 def gallery(opened: Opened, complete: bool) -> str:

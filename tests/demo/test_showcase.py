@@ -10,7 +10,6 @@ import pandas as pd
 
 from demo.showcase import by_rule, concepts, marked, own_words, steering
 from demo.tabs.gallery import gallery
-from sae_tools.analysis.store import FeatureStore
 
 N = 40
 
@@ -22,8 +21,8 @@ def opened(chosen: dict[str, Any] | None = None, **columns: Any) -> Any:
     table = pd.DataFrame(
         {"label": [f"word{i} · x" for i in range(N)], "density": density, "maximum": np.arange(N) * 1.0, **columns}
     ).rename_axis("feature")
-    store = FeatureStore({}, table, pd.DataFrame({"feature": np.array([], int)}), chosen)
-    return SimpleNamespace(store=store, about={"n_tokens": 20_000}, d_sae=N, row=store.row)
+    store = SimpleNamespace(table=table, gallery=chosen or {}, examples=lambda feature: [])
+    return SimpleNamespace(store=store, about={"n_tokens": 20_000}, d_sae=N, row=lambda i: dict(table.loc[i]))
 
 
 def test_without_a_gallery_features_are_picked_by_a_rule_that_is_told() -> None:
@@ -57,6 +56,6 @@ def test_words_of_a_feature_are_marked_as_whole_words() -> None:
     words = own_words(row, [" tail", " sat", "a"], default=" He sat down.")
     assert words == {"dog", "the", "tail"}
     assert marked("The DOG <b>dogs</b> tail.", words) == (
-        "<mark>The</mark> <mark>DOG</mark> &lt;b&gt;dogs&lt;/b&gt; <mark>tail</mark>."
+        '<mark class="own">The</mark> <mark class="own">DOG</mark> &lt;b&gt;dogs&lt;/b&gt; <mark class="own">tail</mark>.'
     )
     assert own_words({}) == set()

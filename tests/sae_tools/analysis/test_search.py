@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sae_tools.analysis.search import Entries, Finder, Wanted, spellings
-from sae_tools.analysis.store import FeatureStore
 
 WORDS = ("dog", "cat", "dogma", "rain", "wind", "Ärger", "the", "red")
-EXAMPLES = pd.DataFrame({"feature": np.array([], int)})
 
 
-def store(n: int, seed: int = 0, columns: tuple[str, ...] = ()) -> FeatureStore:
+def store(n: int, seed: int = 0, columns: tuple[str, ...] = ()) -> Any:
     """Random features; every tenth one is dead."""
     rng = np.random.default_rng(seed)
     picked = [rng.choice(len(WORDS), rng.integers(1, 4), replace=False) for _ in range(n)]
@@ -35,7 +34,12 @@ def store(n: int, seed: int = 0, columns: tuple[str, ...] = ()) -> FeatureStore:
             "gained": [rng.uniform(0.001, 0.2, 5).tolist() for _ in range(n)],
         }
     ).rename_axis("feature")
-    return FeatureStore({}, table[[c for c in table if not columns or c in columns]], EXAMPLES)
+    return of(table[[c for c in table if not columns or c in columns]])
+
+
+def of(table: pd.DataFrame) -> Any:
+    """A store as far as a search reads one."""
+    return SimpleNamespace(table=table, column=lambda name: pa.array(table[name]) if name in table else None)
 
 
 def spelled(word: str) -> list[int]:
@@ -125,7 +129,7 @@ def test_lists_in_several_pieces_are_read_as_one() -> None:
 
 def test_a_hundred_thousand_features_take_well_under_a_second() -> None:
     table = pd.concat([store(1_000).table] * 100, ignore_index=True).rename_axis("feature")
-    finder = Finder(FeatureStore({}, table, EXAMPLES))
+    finder = Finder(of(table))
     finder.find(Wanted("dog"), spelled)
     start = time.perf_counter()
     found = finder.find(Wanted("dog r", least={"density": 0.001}), spelled)

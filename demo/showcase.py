@@ -101,7 +101,6 @@ def own_words(row: dict[str, Any], gained: Iterable[str] = (), default: str = ""
 
 def marked(text: str, words: set[str]) -> str:
     """Text, escaped, in which some whole words are marked, in whatever case."""
-    parts = re.split(r"(\w+)", text)
-    return "".join(
-        f'<mark class="own">{visible(part)}</mark>' if part.lower() in words else visible(part) for part in parts
-    )
+    own = '<mark class="own">{}</mark>'
+    parts = ((part, visible(part)) for part in re.split(r"(\w+)", text))
+    return "".join(own.format(shown) if part.lower() in words else shown for part, shown in parts)

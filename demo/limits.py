@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_CHARACTERS = 2_000
+MAX_SEARCH = 100
 MAX_TOKENS = 256
 MAX_NEW_TOKENS = 128
 MAX_SECONDS = 20.0
@@ -33,6 +34,16 @@ def prompt(value: object) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise Refused("The prompt holds a broken character (half of a surrogate pair). Remove it and try again.")
     return value
+
+
+def search(value: object) -> str:
+    """What is looked for: at most `MAX_SEARCH` characters, or nothing."""
+    if not isinstance(value, str) or not value.strip():
+        return ""
+    text = prompt(value).strip()
+    if len(text) > MAX_SEARCH:
+        raise Refused(f"The search has {len(text):,} characters; at most {MAX_SEARCH} are looked for.")
+    return text
 
 
 def whole(value: object, what: str, low: int, high: int) -> int:

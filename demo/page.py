@@ -44,11 +44,13 @@ class Page:
         self.feature = gr.State(None)
         """Id of the chosen feature, or None."""
         self.prompt = gr.State("")
-        """The text that Explore has read."""
+        """The text that Explore reads; another tab sets it to have it read."""
         self.steered = gr.State([])
         """Ids of the features that a click outside the Steer tab asked to steer with."""
         self.basket = gr.BrowserState([], storage_key="sae-workbench-basket", secret="kept by the browser")
         """Kept features: [{"sae", "feature", "label"}]."""
+        self.kept = gr.HTML("", js_on_load=script("kept"), elem_id="kept", padding=False)
+        """Says which features are in the basket; outside the tabs, since a tab is made when it is first looked at."""
         self.address = gr.HTML("", js_on_load=script("address"), elem_id="address", padding=False)
         self.tabs: Any = None
         self.opened: list[Trigger] = []

@@ -44,6 +44,26 @@ class Results:
         found = _read(self.artifacts / "evaluation" / name / "verdict.json")
         return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
+    def recipe(self, name: str) -> dict[str, Any]:
+        """How an SAE was trained, or which release it is; {} where neither is known."""
+        about = _object(_object(_read(self.artifacts / "saes" / name / "manifest.json")).get("about"))
+        return _object(about.get("recipe"))
+
+    def config(self, name: str) -> dict[str, Any]:
+        """An SAE's `cfg.json`; {} where it is not here."""
+        return _object(_read(self.artifacts / "saes" / name / "cfg.json"))
+
+    def digest(self, name: str) -> str:
+        """The sha256 of an SAE's weights, as its manifest has it; "" where there is none."""
+        files = _object(_object(_read(self.artifacts / "saes" / name / "manifest.json")).get("files"))
+        return str(_object(files.get("sae_weights.safetensors")).get("sha256", ""))
+
+    def reports(self, name: str) -> list[str]:
+        """The reports about an SAE that lie beside the artifacts: "reports/<name>.html" and the like."""
+        folder = self.artifacts.parent / "reports"
+        files = (f"{name}.html", f"transfer-{name}.html", "difference.html")
+        return [f"reports/{file}" for file in files if (folder / file).is_file()]
+
     def transfer(self, name: str) -> dict[str, dict[str, float]]:
         """Metrics of one SAE by column: each text through each model; empty where no finetuned model was given."""
         columns = {}
@@ -75,6 +95,10 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON ({error}): run `dvc repro` to write it again.") from None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _numbers(value: object) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pandas as pd
 from demo.results import Results
 from sae_tools import saes
 from sae_tools.analysis.norms import median_norm
+from sae_tools.analysis.search import Finder
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common import artifacts
 from sae_tools.models.lm import LanguageModel
@@ -75,6 +76,11 @@ class Opened:
         """The site's median norm, in which a push is measured."""
         known = self.about.get("median_norm")
         return float(known) if known else median_norm(self.base, self.site, self.base.tokens(PLAIN))
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Finds features by what they mean."""
+        return Finder(self.store)
 
     @cached_property
     def agreement(self) -> pd.DataFrame | None:

@@ -48,6 +48,7 @@ class Explore(Tab):
             page.on(trigger, self._run, [self.box, page.feature], seen, "read")
         for opened in page.opened:
             page.on(opened, self._run, [self.box, page.feature], seen, "read")
+        page.on(page.prompt.change, self._sent, [page.prompt, self.box], [self.box, *seen], "read")
         page.on(
             page.feature.change, self._pick, [page.prompt, page.feature], [self.strip, self.table, self.card], "read"
         )
@@ -66,6 +67,10 @@ class Explore(Tab):
             page.prompt: prompt, page.feature: feature, **page.at(prompt=prompt, feature=feature),
             self.strip: _strip(opened, reading, feature), self.table: _table(opened, reading, ranked, feature),
         }  # fmt: skip
+
+    def _sent(self, opened: Opened, prompt: str, text: object) -> View:
+        """A text that another tab wants read."""
+        return {} if prompt in ("", text) else {self.box: prompt, **self._run(opened, prompt, None)}
 
     def _pick(self, opened: Opened, prompt: str, feature: int | None) -> View:
         if feature is None or not prompt:

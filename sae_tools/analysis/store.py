@@ -89,6 +89,13 @@ class FeatureStore:
         values: dict[str, Any] = self.table.loc[feature].to_dict() | lists.loc[feature].to_dict()
         return values
 
+    def column(self, name: str) -> pa.Array | pa.ChunkedArray | None:
+        """One column of all features, in order; None where the stage did not make it."""
+        if name in self.table.columns:
+            return pa.array(self.table[name])
+        with self._reading:
+            return self._lists.read([name])[name] if name in self._lists.schema_arrow.names else None
+
     def _group(self, group: int) -> pd.DataFrame:
         """The lists of a row group, index feature."""
         with self._reading:
@@ -101,8 +108,9 @@ class FeatureStore:
 
     @cached_property
     def gallery(self) -> dict[str, Any]:
-        """`concepts` and `steering`, as `gallery.gallery` makes them."""
-        found: dict[str, Any] = json.loads((self._folder / GALLERY).read_text())
+        """`concepts` and `steering`, as `gallery.gallery` makes them; empty where none were chosen."""
+        path = self._folder / GALLERY
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return found
 
     @cached_property
@@ -120,10 +128,6 @@ class FeatureStore:
         column = self._examples.schema_arrow.names.index("feature")
         found = (about.row_group(i).column(column).statistics for i in range(about.num_row_groups))
         return np.array([(part.min, part.max) if part else (0, -1) for part in found], np.int64).reshape(-1, 2)
-
-    def row(self, feature: int) -> dict[str, Any]:
-        """Everything known of one feature, by column."""
-        return dict(self.table.loc[feature])
 
     def examples(self, feature: int) -> list[Example]:
         """Examples of one feature: the top ones, strongest first, then from the highest to the lowest quarter."""

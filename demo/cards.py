@@ -27,6 +27,12 @@ def known(row: dict[str, Any], column: str) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
+def listed(row: dict[str, Any], column: str) -> list[Any]:
+    """A list of a features' row; an empty one where the stage did not make it."""
+    value = row.get(column)
+    return [] if value is None or isinstance(value, float | str) else list(value)
+
+
 def act(what: str, feature: int, content: str, css: str = "") -> str:
     """A button that picks, opens, steers with or keeps a feature; `content` is markup of our own."""
     return f'<button type="button" class="act {css}" data-act="{what}" data-feature="{feature}">{content}</button>'
@@ -90,11 +96,15 @@ def example(opened: Opened, each: Example, maximum: float) -> str:
     return f'<div class="example"><span class="value">{number(each.activation)}</span>{body}</div>'
 
 
+def token_texts(opened: Opened, ids: Sequence[int]) -> list[str]:
+    """Each token of the vocabulary as text, on its own."""
+    raw = opened.base.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
+    return [_piece(opened, int(i), str(token)) for i, token in zip(ids, raw, strict=True)]
+
+
 def token_chips(opened: Opened, ids: Sequence[int]) -> str:
     """Tokens of the vocabulary, each on its own."""
-    raw = opened.base.tokenizer.convert_ids_to_tokens([int(i) for i in ids])
-    pieces = [_piece(opened, int(i), str(token)) for i, token in zip(ids, raw, strict=True)]
-    return f'<div class="chips">{"".join(chip(piece) for piece in pieces)}</div>'
+    return f'<div class="chips">{"".join(chip(text) for text in token_texts(opened, ids))}</div>'
 
 
 def _piece(opened: Opened, token: int, raw: str) -> str:

@@ -1,4 +1,4 @@
-"""What a visitor takes along: tables as CSV, and links that hold their file themselves. No file is kept on the server."""
+"""What a visitor takes along: tables as CSV, and links that hold their file: none is kept on the server."""
 
 from __future__ import annotations
 

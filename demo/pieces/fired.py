@@ -11,7 +11,7 @@ from demo.workbench import Opened
 from sae_tools.reports.render import chip, note, number, share
 
 ROWS = 20
-COLUMNS = ("Feature", "Strongest on", "Value here", "Fires on")
+HEAD = '<th>Feature</th><th>Strongest on</th><th>Value here</th><th class="wide">Fires on</th>'
 
 
 def found(
@@ -33,9 +33,8 @@ def fired(
     if table.empty:
         return head + note(f"No feature to show here. {dense}", "empty")
     body = "".join(_row(opened, reading, each, int(each.Index) == chosen) for each in table.head(ROWS).itertuples())
-    titles = "".join(f"<th{' class="wide"' if name == 'Fires on' else ''}>{name}</th>" for name in COLUMNS)
     more = f"The first {ROWS} of {len(table):,} features that fire. " if len(table) > ROWS else ""
-    rows = f'<table class="rows"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+    rows = f'<table class="rows"><thead><tr>{HEAD}</tr></thead><tbody>{body}</tbody></table>'
     return head + rows + (note(more + dense) if more or dense else "")
 
 
@@ -52,7 +51,7 @@ def _row(opened: Opened, reading: Reading, each: tuple[object, ...], chosen: boo
     bar = f'<span style="--part:{min(part, 1):.2f}" title="{part:.0%} of its maximum">{number(value)}</span>'
     return (
         f'<tr data-act="pick" data-feature="{feature}" class="{"chosen" if chosen else ""}">'
-        f"<td>{cards.act('pick', feature, cards.label_of(row), 'name')} <small class=\"id\">{feature}</small></td>"
+        f'<td>{cards.act("pick", feature, cards.label_of(row), "name")} <small class="id">{feature}</small></td>'
         f'<td>{chip(reading.pieces[token])}</td><td class="bar">{bar}</td>'
         f'<td class="wide id">{share(row["density"])}</td></tr>'
     )

@@ -11,14 +11,26 @@ from sae_tools.reports.render import legend, note, number, strip
 LISTED = 5
 """Strongest tokens whose values are written out."""
 
+BACK = '<button type="button" class="act link" data-act="strongest">Colour by the strongest feature</button>'
 
-def coloured(opened: Opened, reading: Reading, feature: int | None, picked: int | None = None) -> str:
+
+def coloured(opened: Opened, reading: Reading, feature: int | None) -> str:
     """The text, a legend, and the largest values as text; coloured by the strongest feature where none is chosen."""
+    return _coloured(opened, reading, feature, [])
+
+
+def pickable(opened: Opened, reading: Reading, feature: int | None, picked: int | None) -> str:
+    """As `coloured`, with a way to each token (`data-act="token"`) and back to all features (`"strongest"`)."""
+    back = "" if feature is None else note(BACK)
+    return _coloured(opened, reading, feature, _pickable(reading, picked)) + back
+
+
+def _coloured(opened: Opened, reading: Reading, feature: int | None, attributes: list[str]) -> str:
     values = reading.strongest() if feature is None else reading.of(feature)
     top = max(values, default=0.0)
     row = None if feature is None else opened.row(feature)
     maximum = top if row is None else float(row["maximum"])
-    body = strip(reading.pieces, values, maximum, attributes=_pickable(reading, picked))
+    body = strip(reading.pieces, values, maximum, attributes=attributes)
     if row is None:
         return body + legend(maximum, "The strongest feature on each token") + _cut(reading)
     name = f"Feature {feature}, {cards.label_of(row)}"

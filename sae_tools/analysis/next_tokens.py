@@ -38,16 +38,16 @@ def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: in
 def after_last(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: int = 10) -> pd.DataFrame:
     """What follows (1, n) ids: the `k` likeliest next tokens of the model, and those with the SAE spliced in.
 
-    A row a token, indexed by its id, the model's likeliest first; columns token, model, sae, zeros (its probability each
-    way, as in `next_tokens`), change = sae - model.
+    A row a token, indexed by its id, the model's likeliest first; columns token, model, sae, zeros (its probability
+    each way, as in `next_tokens`), change = sae - model.
     """
     ways = {way: logits[0, -1].float().softmax(dim=-1).cpu() for way, logits in _logits(sae, lm, site, ids).items()}
     k = min(k, lm.d_vocab)
-    either = torch.cat([ways["model"].topk(k).indices, ways["sae"].topk(k).indices]).unique()
-    chosen = either[ways["model"][either].argsort(descending=True, stable=True)]
-    table = pd.DataFrame({way: values[chosen].numpy() for way, values in ways.items()}, index=chosen.tolist())
-    table.insert(0, "token", [lm.tokenizer.decode([i]) for i in chosen.tolist()])
-    return table.assign(change=table["sae"] - table["model"]).rename_axis("id")
+    chosen = sorted({i for way in ("model", "sae") for i in ways[way].topk(k).indices.tolist()})
+    table = pd.DataFrame({way: values[chosen].numpy() for way, values in ways.items()}, index=chosen)
+    table.insert(0, "token", [lm.tokenizer.decode([i]) for i in chosen])
+    table["change"] = table["sae"] - table["model"]
+    return table.rename_axis("id").sort_values("model", ascending=False, kind="stable")
 
 
 def _logits(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor) -> dict[str, Tensor]:

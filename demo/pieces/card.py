@@ -18,7 +18,10 @@ def card(opened: Opened, feature: int) -> str:
         return head
     parts = [
         ("Words it fires on", bars.shares(row, "words", "word_shares", WORDS)),
-        ("Words it makes likelier when turned up", bars.gained(opened, row, GAINED)),
+        (
+            "What it makes likelier <small>change in probability</small>",
+            bars.gained(opened, row, GAINED),
+        ),
         ("Its strongest moments in the training text", cards.examples(opened, feature, top=EXAMPLES)),
     ]
     return head + "".join(f"<h4>{name}</h4>{part}" for name, part in parts if part)

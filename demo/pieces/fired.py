@@ -11,6 +11,7 @@ from demo.workbench import Opened
 from sae_tools.reports.render import chip, note, number, share
 
 ROWS = 20
+TELLING = "Most telling: its value as a part of its maximum, times its concept score."
 HEAD = '<th>Feature</th><th>Strongest on</th><th>Value here</th><th class="wide">Fires on</th>'
 
 
@@ -34,8 +35,9 @@ def fired(
         return head + note(f"No feature to show here. {dense}", "empty")
     body = "".join(_row(opened, reading, each, int(each.Index) == chosen) for each in table.head(ROWS).itertuples())
     more = f"The first {ROWS} of {len(table):,} features that fire. " if len(table) > ROWS else ""
+    how = TELLING if order == "telling" and "concept" in opened.store.table else ""
     rows = f'<table class="rows"><thead><tr>{HEAD}</tr></thead><tbody>{body}</tbody></table>'
-    return head + rows + (note(more + dense) if more or dense else "")
+    return head + rows + note(f"{more}{dense} {how}")
 
 
 def _head(reading: Reading, token: int | None) -> str:

@@ -210,7 +210,7 @@ def _apart(opened: Opened, reading: Reading, seen: Seen) -> str:
 
 def _chips() -> str:
     chips = "".join(
-        f'<button type="button" class="example" data-act="example" data-example="{i}">{escape(text)}</button>'
+        f'<button type="button" class="try" data-act="example" data-example="{i}">{escape(text)}</button>'
         for i, text in enumerate(EXAMPLES)
     )
     return f'<div class="prompt-examples"><span>Try:</span>{chips}</div>'

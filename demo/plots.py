@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -39,13 +40,14 @@ def histogram(counts: Sequence[int], maximum: float, here: float = 0.0) -> go.Fi
         marker={"color": ACCENT, "line": {"width": 0}}, hovertext=hover, hoverinfo="text",
     )  # fmt: skip
     traces: list[go.Bar | go.Scatter] = [bars]
+    top = max([1, *counts])
     if here > 0:
         said, side = f"your text: {number(here)}", "left" if 2 * here > maximum else "right"
         traces.append(go.Scatter(
-            x=[here, here], y=[1, max([2, *counts])], mode="lines+text", text=["", said], textposition=f"bottom {side}",
+            x=[here, here], y=[1, 3 * top], mode="lines+text", text=["", said], textposition=f"middle {side}",
             line={"color": CHOSEN, "width": 2}, textfont={"color": CHOSEN}, hovertext=[said] * 2, hoverinfo="text",
         ))  # fmt: skip
-    tokens = _axis("tokens", type="log", dtick=1, exponentformat="none")
+    tokens = _axis("tokens", type="log", dtick=1, exponentformat="none", range=[-0.1, math.log10(5 * top)])
     return go.Figure(traces, _layout(180, xaxis=_axis("activation", showgrid=False), yaxis=tokens))
 
 

@@ -27,13 +27,17 @@ def found(
 def fired(
     opened: Opened, reading: Reading, chosen: int | None, order: Order, token: int | None, hide_common: bool
 ) -> str:
-    """Rows that a click picks; the bar is the value as a part of the feature's own maximum."""
+    """Rows that a click picks, the chosen one among them where it fires; the bar is value / the feature's maximum."""
     table, hidden = found(opened, reading, order, token, hide_common)
     head = _head(reading, token)
     dense = f"{hidden} hidden: they fire on more than {DENSE:.0%} of all tokens." if hidden else ""
-    if table.empty:
+    shown = table.head(ROWS)
+    if chosen is not None and chosen not in shown.index:
+        everything = ranked(reading, opened.store.table, order, token)
+        shown = pd.concat([shown, everything[everything.index == chosen]])
+    if shown.empty:
         return head + note(f"No feature to show here. {dense}", "empty")
-    body = "".join(_row(opened, reading, each, int(each.Index) == chosen) for each in table.head(ROWS).itertuples())
+    body = "".join(_row(opened, reading, each, int(each.Index) == chosen) for each in shown.itertuples())
     more = f"The first {ROWS} of {len(table):,} features that fire. " if len(table) > ROWS else ""
     how = TELLING if order == "telling" and "concept" in opened.store.table else ""
     rows = f'<table class="rows"><thead><tr>{HEAD}</tr></thead><tbody>{body}</tbody></table>'

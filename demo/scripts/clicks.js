@@ -27,7 +27,7 @@ element.addEventListener('keydown', (event) => {
 // What is drawn anew under the focus gets it back: arrows go on along a text after each look at a token.
 let held = '';
 document.addEventListener('focusin', ({ target }) => {
-  const found = element.contains(target) && acting(target);
+  const found = element.contains(target) && acting({ target });
   const names = found ? ['act', 'token', 'feature'].filter((name) => name in found.dataset) : [];
   held = names.map((name) => `[data-${name}="${CSS.escape(found.dataset[name])}"]`).join('');
 });

@@ -61,6 +61,7 @@ class Explore(Tab):
 
     def lay_out(self) -> None:
         self.ran, self.token, self.second = gr.State(""), gr.State(None), gr.State("")
+        self.first = gr.State(None)  # the feature that the page chose by itself: the next text may replace it
         with gr.Row(elem_classes="ask"):
             self.box = prompt_box(EXAMPLES[0], "Prompt", "prompt")
             self.run = gr.Button("Run", variant="primary", scale=1, min_width=90, elem_id="run")
@@ -100,13 +101,13 @@ class Explore(Tab):
 
     def wire(self) -> None:
         page, chosen = self.page, [self.page.feature, self.token, self.page.address]
-        read_anew = [page.prompt, self.ran, *chosen, *self.drawn]
+        read_anew = [page.prompt, self.ran, self.first, *chosen, *self.drawn]
         for trigger in (self.run.click, self.box.submit):
-            page.on(trigger, self._run, [self.box, *self.seen], read_anew, "read")
+            page.on(trigger, self._run, [self.box, self.first, *self.seen], read_anew, "read")
         for opened in page.opened:
             page.on(opened, self._arrive, [self.box, *self.seen], read_anew, "read")
-        page.on(page.prompt.change, self._sent, [self.ran, *self.seen], [self.box, *read_anew], "read")
-        page.on_click(self.chips, self._example, self.seen, [self.box, *read_anew], "read")
+        page.on(page.prompt.change, self._sent, [self.ran, self.first, *self.seen], [self.box, *read_anew], "read")
+        page.on_click(self.chips, self._example, [self.first, *self.seen], [self.box, *read_anew], "read")
         page.on_click(self.strip, self._token, self.seen, [*chosen, *self.drawn], "read")
         page.on_click(self.table, self._token, self.seen, [*chosen, *self.drawn], "read")
         page.on(page.feature.change, self._draw, self.seen, self.drawn, "read")
@@ -126,34 +127,34 @@ class Explore(Tab):
             self.second: second, self.other: second or EXAMPLES[1],
         }  # fmt: skip
 
-    def _run(self, opened: Opened, text: object, *values: Any) -> View:
-        """Read a text; a chosen feature stays where it fires, else the first of the table is chosen."""
+    def _run(self, opened: Opened, text: object, first: object, *values: Any) -> View:
+        """Read a text; a feature that a person chose stays where it fires, else the first of the table is chosen."""
         seen = Seen.of(opened, limits.prompt(text), *values[1:])
-        reading = read(opened, seen.prompt)
-        if seen.feature is not None and not any(reading.of(seen.feature)):
-            return self._arrive(opened, text, None, None, None, *values[3:])
-        return self._arrive(opened, text, None, seen.feature, None, *values[3:])
+        feature = seen.feature
+        if feature is not None and (feature == first or not any(read(opened, seen.prompt).of(feature))):
+            feature = None
+        return self._arrive(opened, text, None, feature, None, *values[3:])
 
     def _arrive(self, opened: Opened, text: object, *values: Any) -> View:
         """Read a text and look at what is asked for; where no feature is, at the first of the table."""
         page, seen = self.page, Seen.of(opened, limits.prompt(text), *values[1:])
         reading = read(opened, seen.prompt)
-        feature, token = seen.feature, seen.token
+        feature, token, first = seen.feature, seen.token, None
         token = token if token is not None and token < len(reading.pieces) and reading.pieces[token] else None
         if feature is None:
             table, _ = found(opened, reading, seen.order, token, seen.hide)
-            feature = None if table.empty else int(table.index[0])
+            feature = first = None if table.empty else int(table.index[0])
         return {
-            page.prompt: seen.prompt, self.ran: seen.prompt, page.feature: feature, self.token: token,
-            **page.at(prompt=seen.prompt, feature=feature, token=token),
+            page.prompt: seen.prompt, self.ran: seen.prompt, self.first: first, page.feature: feature,
+            self.token: token, **page.at(prompt=seen.prompt, feature=feature, token=token),
             **self._draw(opened, seen.prompt, feature, token, *values[3:]),
         }  # fmt: skip
 
-    def _sent(self, opened: Opened, ran: str, *values: Any) -> View:
+    def _sent(self, opened: Opened, ran: str, first: object, *values: Any) -> View:
         """A text that another tab chose."""
         if values[0] == ran or not values[0]:
             return {}
-        return {self.box: values[0], **self._run(opened, *values[:1], *values)}
+        return {self.box: values[0], **self._run(opened, values[0], first, *values)}
 
     def _example(self, opened: Opened, data: dict[str, Any], *values: Any) -> View:
         text = EXAMPLES[limits.whole(data.get("example"), "Example", 0, len(EXAMPLES) - 1)]

@@ -91,9 +91,9 @@ class Feature(Tab):
         dead = row["maximum"] <= 0
         return {
             self.box: feature, self.head: _head(opened, feature, dead), **self._mark(opened, feature, prompt),
-            self.words: "" if dead else known.words(row) + known.scores(opened, row),
+            self.words: "" if dead else known.words(row),
             self.tested: _tested(opened, feature, text),
-            self.examples: "" if dead else f"<h4>Where it fires</h4>{note(EXAMPLES)}{cards.examples(opened, feature)}",
+            self.examples: "" if dead else _examples(opened, feature) + known.scores(opened, row),
             self.effects: "" if dead else known.effects(opened, row),
             self.near: "" if dead else known.near(opened, row),
         }  # fmt: skip
@@ -121,6 +121,10 @@ def _tested(opened: Opened, feature: int, text: object) -> str:
     """The feature on a text of the visitor's own, where that has been read."""
     reading = remembered(opened, text) if isinstance(text, str) else None
     return coloured(opened, reading, feature) if reading else ""
+
+
+def _examples(opened: Opened, feature: int) -> str:
+    return f"<h4>Where it fires</h4>{note(EXAMPLES)}{cards.examples(opened, feature)}"
 
 
 def _head(opened: Opened, feature: int, dead: bool) -> str:

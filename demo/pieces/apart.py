@@ -39,7 +39,7 @@ def _table(opened: Opened, found: pd.DataFrame, names: tuple[str, str], chosen: 
     body = []
     for feature, first, second in zip(found.index[:ROWS], found["first"], found["second"], strict=False):
         css = ' class="chosen"' if feature == chosen else ""
-        label = cards.act("pick", feature, cards.label_of(opened.row(feature)), "name")
+        label = cards.act("pick", feature, cards.name_of(opened, feature), "name")
         body.append(
             f'<tr data-act="pick" data-feature="{feature}"{css}><td>{label} <small class="id">{feature}</small></td>'
             f'<td class="id">{number(first)}</td><td class="id">{number(second) if second else "–"}</td></tr>'

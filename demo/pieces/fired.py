@@ -53,11 +53,12 @@ def _head(reading: Reading, token: int | None) -> str:
 
 def _row(opened: Opened, reading: Reading, each: tuple[object, ...], chosen: bool) -> str:
     feature, value, token, part = int(each.Index), each.value, int(each.token), each.part  # type: ignore[attr-defined]
-    row = opened.row(feature)
+    name = cards.act("pick", feature, cards.name_of(opened, feature), "name")
+    density = share(float(opened.store.table.at[feature, "density"]))
     bar = f'<span style="--part:{min(part, 1):.2f}" title="{part:.0%} of its maximum">{number(value)}</span>'
     return (
         f'<tr data-act="pick" data-feature="{feature}" class="{"chosen" if chosen else ""}">'
-        f'<td>{cards.act("pick", feature, cards.label_of(row), "name")} <small class="id">{feature}</small></td>'
+        f'<td>{name} <small class="id">{feature}</small></td>'
         f'<td>{chip(reading.pieces[token])}</td><td class="bar">{bar}</td>'
-        f'<td class="wide id">{share(row["density"])}</td></tr>'
+        f'<td class="wide id">{density}</td></tr>'
     )

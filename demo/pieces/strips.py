@@ -28,12 +28,11 @@ def pickable(opened: Opened, reading: Reading, feature: int | None, picked: int 
 def _coloured(opened: Opened, reading: Reading, feature: int | None, attributes: list[str]) -> str:
     values = reading.strongest() if feature is None else reading.of(feature)
     top = max(values, default=0.0)
-    row = None if feature is None else opened.row(feature)
-    maximum = top if row is None else float(row["maximum"])
+    maximum = top if feature is None else float(opened.store.table.at[feature, "maximum"])
     body = strip(reading.pieces, values, maximum, attributes=attributes)
-    if row is None:
+    if feature is None:
         return body + legend(maximum, "The strongest feature on each token") + _cut(reading)
-    name = f"Feature {feature}, {cards.label_of(row)}"
+    name = f"Feature {feature}, {cards.name_of(opened, feature)}"
     if top <= 0:
         return body + legend(0, f"{name}: <em>does not fire on this text</em>") + _cut(reading)
     scale = legend(maximum, f"{name}: at most <b>{number(top)}</b> here")

@@ -91,9 +91,9 @@ class Feature(Tab):
         dead = row["maximum"] <= 0
         return {
             self.box: feature, self.head: _head(opened, feature, dead), **self._mark(opened, feature, prompt),
-            self.words: "" if dead else known.words(row),
+            self.words: "" if dead else known.words(row) + known.scores(opened, row),
             self.tested: _tested(opened, feature, text),
-            self.examples: "" if dead else _examples(opened, feature) + known.scores(opened, row),
+            self.examples: "" if dead else _examples(opened, feature),
             self.effects: "" if dead else known.effects(opened, row),
             self.near: "" if dead else known.near(opened, row),
         }  # fmt: skip

@@ -58,6 +58,10 @@ class Source(Protocol):
     def strength(self) -> float:
         """In median norms, with its sign; 0 where there is none to vary."""
 
+    @property
+    def site(self) -> str:
+        """Where in the model."""
+
     def patch(self, scale: float = 1.0) -> Patch:
         """The change, `scale` times as strong."""
 

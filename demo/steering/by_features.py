@@ -37,6 +37,11 @@ class ByFeatures:
         """The largest by size, in median norms; 0 where features are removed only."""
         return max((push.strength for push in self.pushes), key=abs)
 
+    @property
+    def site(self) -> str:
+        """Where in the model: the SAE's own site."""
+        return str(self.opened.about["site"])
+
     def patch(self, scale: float = 1.0) -> Patch:
         """All of the pushes, each `scale` times as hard."""
         opened = self.opened

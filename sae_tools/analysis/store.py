@@ -43,7 +43,9 @@ class FeatureStore:
             ArtifactError: it is missing or damaged.
         """
         about = verify(folder)
-        return cls(about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"), folder)
+        return cls(
+            about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"), folder
+        )
 
     @cached_property
     def gallery(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def prompt(value: object) -> str:
 
 
 def text(value: object, what: str, most: int) -> str:
-    """Text that is not empty, of at most `most` characters, without half of a surrogate pair; `what` as in "The prompt"."""
+    """Text that is not empty, of at most `most` characters, without half of a surrogate pair; `what`: "The prompt"."""
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{what} is empty. Type a few words first.")
     if len(value) > most:

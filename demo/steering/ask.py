@@ -47,8 +47,13 @@ class Ask:
 class Source(Protocol):
     """What one steers by."""
 
-    opened: Opened
-    new_only: bool
+    @property
+    def opened(self) -> Opened:
+        """The SAE and its models."""
+
+    @property
+    def new_only(self) -> bool:
+        """Whether new tokens alone are changed."""
 
     @property
     def words(self) -> list[str]:
@@ -75,6 +80,10 @@ class Source(Protocol):
     @property
     def told(self) -> str:
         """In words; markup of our own."""
+
+    @property
+    def said(self) -> dict[str, object]:
+        """For the address."""
 
     @property
     def imports(self) -> list[str]:

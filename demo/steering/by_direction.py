@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demo import limits
 from demo.limits import Refused
-from demo.steering.pairs import EXPLAINED_BY, Seen
+from demo.steering.pairs import EXAMPLE, EXPLAINED_BY, MOST_IN_ADDRESS, Seen
 from demo.workbench import Opened
 from sae_tools.analysis.decompose import Way, random_like
 from sae_tools.analysis.steering import directions, steer_by_vector
@@ -121,6 +121,14 @@ class ByDirection:
         name = VECTORS[self.by].removesuffix(" (control)")
         way = f" ({WAYS[self.way][0].lower()})" if self.by == "reconstruction" else ""
         return f"{name}{way} added at {self.strength:+g}"
+
+    @property
+    def said(self) -> dict[str, object]:
+        """For the address; pairs that are long, or that no line can hold, are left out of it."""
+        pairs = [(pair.positive, pair.negative) for pair in self.seen.asked.pairs]
+        text = "\n".join(" | ".join(pair) for pair in pairs)
+        plain = len(text) <= MOST_IN_ADDRESS and not any(set("|\n\r") & set(each) for pair in pairs for each in pair)
+        return {"push": None, "steer_by": "pairs", "pairs": text if plain and text != EXAMPLE else None}
 
     @property
     def imports(self) -> list[str]:

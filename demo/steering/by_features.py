@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 
 from demo.cards import label_of
-from demo.steering.pushes import own_words
+from demo.steering.pushes import own_words, written
 from demo.workbench import Opened
 from sae_tools.analysis.steering import Push, steer
 from sae_tools.analysis.sweep import presence
@@ -66,6 +66,11 @@ class ByFeatures:
             for push in self.pushes
         ]
         return ", ".join(each)
+
+    @property
+    def said(self) -> dict[str, object]:
+        """For the address."""
+        return {"push": written(self.pushes), "steer_by": None, "pairs": None}
 
     @property
     def imports(self) -> list[str]:

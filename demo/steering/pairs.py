@@ -25,6 +25,8 @@ They were happy and had a fun day | They were sad and had a bad day
 Mom was glad and gave a big smile | Mom was upset and shed a big tear
 The boy felt happy when he got the toy | The boy felt sad when he lost the toy
 What a happy and lucky dog | What a sad and lonely dog"""
+MOST_IN_ADDRESS = 1_500
+"""Characters of pairs."""
 EXPLAINED_BY = 12
 """Latents of each way."""
 AT_ONCE = 8

@@ -77,7 +77,7 @@ class Panel:
                     min_width=160,
                     scale=1,
                     elem_id="way",
-                )  # fmt: skip
+                )
             )
             self.strength = unchecked(
                 gr.Slider(
@@ -90,7 +90,7 @@ class Panel:
                     min_width=220,
                     info=f"In typical activations' lengths: {FIRM} is a firm push.",
                     elem_id="direction-strength",
-                )  # fmt: skip
+                )
             )
         self.become = gr.Button("Push the chosen features one by one", size="sm", visible=False, elem_id="become")
 
@@ -98,6 +98,11 @@ class Panel:
     def inputs(self) -> list[Any]:
         """What `source` takes."""
         return [*self._asked, self.by, self.way, self.chosen, self.strength]
+
+    @property
+    def filled(self) -> list[Any]:
+        """What `show` fills."""
+        return [self.text, self.layer, self.kind, self.chosen, self.summary, self.ways]
 
     @property
     def _asked(self) -> list[Any]:
@@ -118,8 +123,10 @@ class Panel:
         return {self.text: text, self.layer: layer, self.kind: kind, self.chosen: [], self.summary: "", self.ways: ""}
 
     def source(self, opened: Opened, values: tuple[Any, ...], new_only: bool) -> ByDirection:
-        """What the panel says to steer by; `values` are those of `inputs`. The texts are read where they were not yet."""
-        return ByDirection.checked(opened, looked(opened, Asked.checked(*values[:5])), *values[5:], new_only)
+        """What the panel says to steer by, its texts read where they were not yet; `values` are those of `inputs`."""
+        by, way, chosen, strength = values[5:]
+        seen = looked(opened, Asked.checked(*values[:5]))
+        return ByDirection.checked(opened, seen, by, way, chosen, strength, new_only)
 
     def pushes(self, opened: Opened, values: tuple[Any, ...]) -> list[Push]:
         """The chosen features, each at the strength that its coefficient comes to.

@@ -49,7 +49,7 @@ class Rows:
 
     @property
     def inputs(self) -> list[Any]:
-        """What `read` takes."""
+        """What `raw` takes."""
         return [self.features, *self.modes, *self.strengths]
 
     @property
@@ -57,13 +57,9 @@ class Rows:
         """What `view` fills."""
         return [self.features, *self.rows, *self.heads, *self.modes, *self.strengths, *self.bands]
 
-    def read(self, opened: Opened, values: tuple[Any, ...]) -> list[Push]:
-        """The pushes that the rows say; `values` are those of `inputs`."""
-        return pushes.checked(opened, self.raw(values))
-
     @staticmethod
     def raw(values: tuple[Any, ...]) -> list[list[Any]]:
-        """[feature, mode, strength] of each row, unchecked."""
+        """[feature, mode, strength] of each row, unchecked; `values` are those of `inputs`."""
         features, most = values[0], limits.MAX_PUSHES
         return [[feature, values[1 + i], values[1 + most + i]] for i, feature in enumerate(features)]
 

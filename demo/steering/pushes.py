@@ -8,13 +8,16 @@ from demo import limits
 from demo.asked import numeral
 from demo.cards import known
 from demo.limits import Refused
-from demo.workbench import Opened
+from demo.workbench import PLAIN, Opened
 from sae_tools.analysis.steering import Push
 
 FIRM = 0.4
 """A strength that shows and leaves the text whole, where a feature's own was not measured; in median norms."""
 FLUENT = (0.25, 0.5)
 MOST_SUGGESTED = 8
+COMMON = 60
+BEGINS = ("Ġ", "▁", " ")
+"""How a token's name tells that it begins a word."""
 LEAST_SHARE = 0.02
 """Of a feature's activation, on a word of its own."""
 
@@ -86,13 +89,28 @@ def fluent(row: dict[str, Any]) -> tuple[float, float]:
 
 
 def own_words(opened: Opened, feature: int) -> list[str]:
-    """A feature's own words: those it fires on, and those that pushing it makes likelier, in lower case."""
-    row = opened.row(feature)
-    words = fired_on(row)
+    """A feature's own words: those it fires on, and those that pushing it makes likelier; whole and uncommon ones."""
+    row, lm = opened.row(feature), opened.base
     gained = row.get("gained_tokens")
-    tokens = row.get("top_tokens", []) if gained is None else gained
-    words += [opened.base.pieces([int(token)])[0].strip().lower() for token in tokens]
-    return list(dict.fromkeys(word for word in words if word.isalpha() and len(word) > 1))
+    tokens = [int(token) for token in (row.get("top_tokens", []) if gained is None else gained)]
+    begins = [str(raw).startswith(BEGINS) for raw in lm.tokenizer.convert_ids_to_tokens(tokens)]
+    words = fired_on(row) + [lm.pieces([token])[0] for token, first in zip(tokens, begins, strict=True) if first]
+    plain = dict.fromkeys(word.strip().lower() for word in words)
+    return [word for word in plain if word.isalpha() and len(word) > 1 and word not in common(opened)]
+
+
+def common(opened: Opened) -> frozenset[str]:
+    """Words that the model expects anywhere: among its `COMMON` likeliest by mean and by mean logarithm, after `PLAIN`."""
+    key = ("common", opened.about["base"]["name"])
+    with opened.turn:
+        if key not in opened.readings:
+            logits = opened.base.logits(opened.base.tokens(PLAIN))[0].float().log_softmax(-1)
+            by = (logits.exp().mean(dim=0), logits.mean(dim=0))
+            likeliest = [set(each.topk(min(COMMON, len(each))).indices.tolist()) for each in by]
+            found = likeliest[0] & likeliest[1]
+            opened.readings[key] = frozenset(opened.base.pieces([token])[0].strip().lower() for token in found)
+        words: frozenset[str] = opened.readings[key]
+    return words
 
 
 def fired_on(row: dict[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ class Rows:
     def _lay_out(self, page: Page, i: int) -> None:
         most = limits.MAX_STRENGTH
         with gr.Row(visible=i == 0, elem_classes="push", elem_id=f"push-{i}") as row:
-            self.heads.append(page.clickable("", elem_classes="push-head", min_width=200))
+            self.heads.append(page.clickable("", elem_classes="push-head"))
             mode = gr.Radio(MODES, value="add", label=f"Mode {i + 1}", show_label=False, container=False, min_width=200)
             with gr.Column(min_width=220, elem_classes="push-strength"):
                 slider = gr.Slider(

@@ -21,7 +21,7 @@ READY = note("Press <b>Write both</b>: one seed, so only the push makes a differ
 BEFOREHAND = note(
     "Written beforehand, with the first seed. Press <b>Write both</b> to see it grow, then move a slider."
 )
-COPY_LINK = '<button type="button" class="act" data-copy="">Copy link</button>'
+COPY_LINK = '<div class="acts"><button type="button" class="act" data-copy="">Copy link</button></div>'
 ABOUT_SWEEP = "How much of it is in the text, and how unlikely the text becomes to the model as it is."
 
 

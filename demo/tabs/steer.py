@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from demo import limits
-from demo.asked import Asked
+from demo.asked import Asked, numeral
 from demo.limits import Refused
 from demo.page import PRIVATE
 from demo.steering import pieces, pushes
@@ -27,7 +27,7 @@ from demo.workbench import Opened
 from sae_tools.analysis.steering import Push
 from sae_tools.reports.render import note
 
-BY = [("Features", "features"), ("A direction from pairs of texts", "pairs")]
+BY = [("Push features", "features"), ("Push along a direction from pairs of texts", "pairs")]
 STRENGTH = f"Strength is in typical activations' lengths: {pushes.FIRM} is a firm push, far more breaks the text."
 STOPPED = note("Stopped.")
 
@@ -38,7 +38,8 @@ class Steer(Tab):
 
     def lay_out(self) -> None:
         page = self.page
-        self.begin = gr.State(0)
+        # Begins as None: Gradio's page takes any other first value for changed as soon as the page is filled.
+        self.begin = gr.State(None)
         """Another number than before: write, now that everything is in place."""
         self.by = unchecked(gr.Radio(BY, value="features", show_label=False, container=False, elem_id="steer-by"))
         with gr.Column(elem_id="by-features") as self.by_features:
@@ -58,11 +59,10 @@ class Steer(Tab):
 
     def _lay_out_more(self) -> None:
         with gr.Row(elem_id="add-push"):
-            box = gr.Number(
-                None, label="Feature id", show_label=False, container=False, min_width=110, placeholder="Feature id",
-                scale=0,
+            self.added = gr.Textbox(
+                label="Feature id", show_label=False, container=False, placeholder="Feature id", max_length=9, scale=0,
+                min_width=110, elem_id="added",
             )  # fmt: skip
-            self.added = unchecked(box)
             self.add = gr.Button("+ Add", size="sm", min_width=70, scale=0, elem_id="add")
             self.kept = self.page.clickable("", elem_id="from-basket")
         gr.HTML(note(f"{ABOUT_MODES} {STRENGTH}"), elem_id="modes-note", padding=False)
@@ -160,11 +160,12 @@ class Steer(Tab):
         return {self.by_features: gr.update(visible=by != "pairs"), self.by_pairs: gr.update(visible=by == "pairs")}
 
     def _add(self, opened: Opened, feature: object, *values: Any) -> View:
-        if feature is None:
+        if feature == "":
             raise Refused("Give the id of a feature, or pick one in another tab and press Steer.")
-        push = pushes.start(opened, limits.feature(feature, opened.d_sae))
+        number = numeral(feature) if isinstance(feature, str) else feature
+        push = pushes.start(opened, limits.feature(number, opened.d_sae))
         found = pushes.checked(opened, [*self.rows.raw(values), *pushes.triples([push])])
-        return self.rows.view(opened, found) | self.page.at(push=pushes.written(found)) | {self.added: None}
+        return self.rows.view(opened, found) | self.page.at(push=pushes.written(found)) | {self.added: ""}
 
     def _add_kept(self, opened: Opened, data: dict[str, Any], *values: Any) -> View:
         view = self._add(opened, data.get("feature"), *values) if data.get("act") == "push" else {}

@@ -13,7 +13,6 @@ from demo.page import Page
 from demo.steering import way_tables
 from demo.steering.by_direction import VECTORS, WAYS, ByDirection, chosen_of, way_of
 from demo.steering.pairs import EXAMPLE, Asked, Seen, look, looked, own_site
-from demo.steering.pushes import FIRM
 from demo.steering.rows import unchecked
 from demo.tab import View
 from demo.workbench import Opened
@@ -29,6 +28,8 @@ FORMATS = (
     'One pair a line, "positive | negative"; or JSON lines with positive and negative, or CAA\'s question and answers.'
 )
 POSITIONS = [("Last token", "last"), ("All tokens", "all"), ("Chosen ones", "chosen")]
+FIRMLY = 0.5
+"""A mean difference is less pure than a feature's direction: the example pairs show from here on."""
 HINT = "Press + beside features to steer by them alone."
 
 
@@ -83,16 +84,20 @@ class Panel:
                 gr.Slider(
                     -most,
                     most,
-                    value=FIRM,
+                    value=FIRMLY,
                     step=0.05,
                     label="Strength",
                     scale=2,
                     min_width=220,
-                    info=f"In typical activations' lengths: {FIRM} is a firm push.",
+                    info="Length of the direction as it is added, in typical activations' lengths.",
                     elem_id="direction-strength",
                 )
             )
-        self.become = gr.Button("Push the chosen features one by one", size="sm", visible=False, elem_id="become")
+        with gr.Row():
+            self.become = gr.Button(
+                "Push the chosen features one by one instead", size="sm", scale=0, min_width=280, visible=False,
+                elem_id="become",
+            )  # fmt: skip
 
     @property
     def inputs(self) -> list[Any]:

@@ -101,7 +101,7 @@ def band(low: float, high: float, most: float) -> str:
     left, width = (low + most) / (2 * most), (high - low) / (2 * most)
     return (
         f'<div class="band"><i style="left:{left:.1%};width:{width:.1%}"></i>'
-        f'<span style="left:{left + width / 2:.1%}">fluent</span></div>'
+        f'<span style="left:50%">0</span><span style="left:{left + width / 2:.1%}">fluent</span></div>'
     )
 
 

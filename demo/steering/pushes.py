@@ -100,7 +100,7 @@ def own_words(opened: Opened, feature: int) -> list[str]:
 
 
 def common(opened: Opened) -> frozenset[str]:
-    """Words that the model expects anywhere: among its `COMMON` likeliest by mean and by mean logarithm, after `PLAIN`."""
+    """Words that the model expects anywhere in `PLAIN`: of its `COMMON` likeliest by mean and by mean logarithm."""
     key = ("common", opened.about["base"]["name"])
     with opened.turn:
         if key not in opened.readings:

@@ -38,8 +38,7 @@ class Steer(Tab):
 
     def lay_out(self) -> None:
         page = self.page
-        # Begins as None: Gradio's page takes any other first value for changed as soon as the page is filled.
-        self.begin = gr.State(None)
+        self.begin = gr.State(None, render=False)
         """Another number than before: write, now that everything is in place."""
         self.by = unchecked(gr.Radio(BY, value="features", show_label=False, container=False, elem_id="steer-by"))
         with gr.Column(elem_id="by-features") as self.by_features:
@@ -84,6 +83,7 @@ class Steer(Tab):
 
     def wire(self) -> None:
         page, sheets = self.page, self.sheets
+        self.begin.render()  # outside the tab: inside, Gradio's page takes it for changed when the tab is first seen
         outputs = [*sheets.outputs, page.address]
         writing: list[Any] = []
         for trigger in (self.begin.change, self.settings.prompt.submit, self.run.click):

@@ -27,7 +27,7 @@ The boy felt happy when he got the toy | The boy felt sad when he lost the toy
 What a happy and lucky dog | What a sad and lonely dog"""
 MOST_IN_ADDRESS = 1_500
 """Characters of pairs."""
-EXPLAINED_BY = 12
+EXPLAINED_BY = 8
 """Latents of each way."""
 AT_ONCE = 8
 """Pairs that are read in one turn."""

@@ -13,7 +13,7 @@ from demo.steering.pushes import FLUENT
 from demo.workbench import Opened
 from demo.writing import Written
 from sae_tools.analysis.sweep import repeated_bigrams
-from sae_tools.reports.render import chip, escape, isolated, note, number, visible
+from sae_tools.reports.render import chip, escape, isolated, note, number, share, visible
 
 REPEATED = 0.2
 """Share of repeated bigrams above which a text reads as broken."""
@@ -126,8 +126,8 @@ def _changes(rows: pd.DataFrame) -> str:
     if rows.empty:
         return note("None.")
     body = "".join(
-        f'<tr><td>{chip(row.token)}</td><td class="id">{row.without:.1%} → {row.with_:.1%}</td>'
-        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.1f}</span></td></tr>'
+        f'<tr><td>{chip(row.token)}</td><td class="id">{share(row.without)} → {share(row.with_)}</td>'
+        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.2g}</span></td></tr>'
         for row in rows.rename(columns={"with": "with_"}).itertuples()
     )
     return f'<table class="rows"><tbody>{body}</tbody></table>'

@@ -49,7 +49,8 @@ def test_a_choice_is_one_of_those_offered(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [[], None, "0:add:1", [[0]], [[0, "add"]], [[0, "Add", 0.4]], [[-1, "add", 0.4]], [[100, "add", 0.4]], [{"a": 1}],
-     [[0, "add", math.nan]], [[0, "add", 1.1]], [[0, "add", "1"]], [[0, "add", 0.4]] * 2, [[i, "add", 0] for i in range(6)]],
+     [[0, "add", math.nan]], [[0, "add", 1.1]], [[0, "add", "1"]], [[0, "add", 0.4]] * 2,
+     [[i, "add", 0] for i in range(6)]],
 )  # fmt: skip
 def test_pushes_are_one_to_five_features_in_range(value: Any) -> None:
     with pytest.raises(Refused):

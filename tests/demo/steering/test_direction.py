@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,10 @@ def test_what_is_no_pair_is_refused_in_words(text: str) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"text": "a|b\n" * 65}, {"text": f"{'x' * 2001}|b"}, {"text": "x" * 40_001}, {"text": None}, {"text": "a\ud800|b"},
+        {"text": "a|b\n" * 65}, {"text": f"{'x' * 2001}|b"}, {"text": "x" * 40_001}, {"text": None},
+        {"text": "a\ud800|b"}, {"kind": "hook_x"},
         {"where": "middle"}, {"where": "chosen", "tokens": "one"}, {"where": "chosen", "tokens": "999"},
-        {"where": "chosen", "tokens": None}, {"layer": -1}, {"layer": True}, {"layer": float("nan")}, {"kind": "hook_x"},
+        {"where": "chosen", "tokens": None}, {"layer": -1}, {"layer": True}, {"layer": float("nan")},
     ],
 )  # fmt: skip
 def test_hostile_values_are_refused(changed: dict[str, Any]) -> None:
@@ -128,7 +128,13 @@ def test_a_direction_has_a_finite_strength(opened: Opened, seen: Seen, strength:
 
 @pytest.mark.parametrize("kind", ["features", "vector", "reconstruction", "chosen", "random"])
 def test_the_copied_python_writes_the_texts_of_the_page(
-    kind: str, opened: Opened, seen: Seen, alive: list[int], workbench: Path, tmp_path: Path
+    kind: str,
+    opened: Opened,
+    seen: Seen,
+    alive: list[int],
+    workbench: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert seen.ways is not None
     chosen = [["pursuit", int(feature)] for feature in seen.ways.tables["pursuit"].index[:2]]
@@ -140,12 +146,9 @@ def test_the_copied_python_writes_the_texts_of_the_page(
     name = Path(str(opened.about["base"]["name"]))
     for link, target in ((name.name, ASSETS / name.name), ("artifacts", workbench / "artifacts")):
         (tmp_path / link).symlink_to(target)
-    here, printed = Path.cwd(), io.StringIO()
-    os.chdir(tmp_path)
-    try:
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, "copied", "exec"), {})
-    finally:
-        os.chdir(here)
+    printed = io.StringIO()
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "copied", "exec"), {})
     written = list(both(source, ask))[-1]
     assert printed.getvalue() == f"{written.default}\n{written.steered}\n"

@@ -31,13 +31,13 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def launch(page: gr.Blocks, host: str, port: int, block: bool = True) -> None:
-    """Serve the page with everything that it does not need switched off."""
+def launch(page: gr.Blocks, host: str, port: int, block: bool = True, mcp: bool = False) -> None:
+    """Serve the page with everything that it does not need switched off; with `mcp`, its endpoints are tools too."""
     page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host, server_port=port, prevent_thread_lock=not block, quiet=True, share=False, show_error=False,
         enable_monitoring=False, run_history=False, max_file_size="1kb", max_threads=8, state_session_capacity=200,
-        strict_cors=True, ssr_mode=False, mcp_server=False, pwa=False, allowed_paths=[], footer_links=[],
+        strict_cors=True, ssr_mode=False, mcp_server=mcp, pwa=False, allowed_paths=[], footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None, "middleware": [Middleware(Guard)]},
         theme=theme(), css_paths=sorted((HERE / "styles").glob("*.css")),
         js=(HERE / "scripts" / "page.js").read_text(),

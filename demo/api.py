@@ -1,0 +1,236 @@
+"""What the page answers, as named endpoints for programs: `gradio_client`, and tools of an MCP server.
+
+The limits and refusals are the page's own; a refusal arrives as an error whose message is the sentence.
+"""
+# Gradio reads the annotations and the docstrings of the endpoints: they are what a client sees. It does so without
+# resolving text, so annotations are not postponed here.
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import gradio as gr
+import numpy as np
+
+from demo import cards, limits
+from demo.limits import Refused
+from demo.page import TURNS, Page
+from demo.reading import NEXT, read
+from demo.writing import Written, write
+from sae_tools.analysis.steering import MODES, Push, steer
+from sae_tools.common.errors import WorkbenchError
+from sae_tools.models.lm import shown_pieces
+
+if TYPE_CHECKING:
+    from demo.workbench import Opened
+
+log = logging.getLogger(__name__)
+
+MOST_LISTED = 200
+MODELS = ("base", "finetuned")
+Listed = list[dict[str, Any]]
+
+
+class Api:
+    """The endpoints, over the SAEs of a page; an `sae` left empty is the first of them."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def wire(self) -> None:
+        """Register every endpoint under its own name; call it inside the page's `gr.Blocks`."""
+        endpoints: tuple[tuple[Callable[..., Any], str], ...] = (
+            (self.features, "read"), (self.feature, "tables"), (self.steer, "write"), (self.search, "tables"),
+            (self.next_tokens, "read"),
+        )  # fmt: skip
+        for endpoint, group in endpoints:
+            gr.api(_told(endpoint), api_name=endpoint.__name__, concurrency_limit=TURNS[group], concurrency_id=group)
+
+    def features(self, text: str, count: int = 20, sae: str = "") -> Listed:
+        """The features that fire on a text, each at its strongest token, the strongest first.
+
+        Args:
+            text: at most 2,000 characters and 256 tokens are read
+            count: how many features, at most 200
+            sae: name of the SAE; empty is the one that explains most
+
+        Returns:
+            A list of {id, label, value, token (its text), position (its place in the text)}.
+        """
+        opened, prompt = self._open(sae), limits.prompt(text)
+        most = limits.whole(count, "count", 1, MOST_LISTED)
+        reading = read(opened, prompt)
+        return [
+            {
+                "id": found.feature, "label": str(opened.row(found.feature)["label"]), "value": found.value,
+                "token": reading.pieces[found.token], "position": found.token,
+            }
+            for found in reading.firings()[:most]
+        ]  # fmt: skip
+
+    def feature(self, feature: int, sae: str = "") -> dict[str, Any]:
+        """Everything known of one feature: label, how often and how strongly it fires, on what, what it promotes.
+
+        Args:
+            feature: its id
+            sae: name of the SAE; empty is the one that explains most
+
+        Returns:
+            The columns of the features' table, correlation (with itself in the finetuned model), and examples.
+        """
+        opened = self._open(sae)
+        which = limits.feature(feature, opened.d_sae)
+        known = {name: _plain(value) for name, value in opened.row(which).items()}
+        examples = [
+            {
+                "band": each.band, "activation": each.activation, "position": each.position,
+                "tokens": shown_pieces(opened.base.tokenizer, each.ids), "values": each.values,
+            }
+            for each in opened.store.examples(which)
+        ]  # fmt: skip
+        return {"id": which, **known, "correlation": cards.correlated(opened, which), "examples": examples}
+
+    def steer(
+        self, prompt: str, pushes: Listed, new_tokens: int = 60, temperature: float = 0.7, seed: int = 0,
+        model: Literal["base", "finetuned"] = "base", sae: str = "",
+    ) -> dict[str, str]:  # fmt: skip
+        """Continue a prompt twice from one seed: as the model is, and with features pushed.
+
+        Args:
+            prompt: the text to go on from
+            pushes: at most 5 of {feature: id, mode: add, clamp or ablate, strength: -1 to 1; 0.4 is a firm push}
+            new_tokens: 1 to 128
+            temperature: 0 to 2; 0 takes the likeliest token
+            seed: equal seeds give equal texts
+            model: base or finetuned
+            sae: name of the SAE; empty is the one that explains most
+
+        Returns:
+            {default, steered, over: why they ended early, if they did}; the texts without the prompt.
+        """
+        opened, text = self._open(sae), limits.prompt(prompt)
+        change = _pushes(opened, pushes)
+        length = limits.whole(new_tokens, "new_tokens", 1, limits.MAX_NEW_TOKENS)
+        heat = limits.finite(temperature, "temperature", 0, 2)
+        start = limits.whole(seed, "seed", 0, limits.MAX_SEED)
+        if limits.choice(model, "model", MODELS) == "finetuned" and not opened.has_finetuned:
+            raise Refused("This SAE was made without a finetuned model.")
+        lm = opened.base if model == "base" else opened.finetuned
+        patch = steer(opened.sae, lm.site(opened.about["site"]), change, opened.unit)
+        written = Written("", "", 0, ([], []))
+        for written in write(opened, lm, text, patch, length, heat, start):
+            pass
+        return {"default": written.default, "steered": written.steered, "over": written.over}
+
+    def search(self, q: str = "", token: str = "", count: int = 20, sae: str = "") -> Listed:
+        """Features whose label holds some words, or that fire on or promote a token; those that fire most first.
+
+        Args:
+            q: words that the label holds
+            token: a word or token, spaces around it and capitals aside
+            count: how many features, at most 200
+            sae: name of the SAE; empty is the one that explains most
+
+        Returns:
+            A list of {id, label, density, maximum}.
+        """
+        opened, most = self._open(sae), limits.whole(count, "count", 1, MOST_LISTED)
+        words, wanted = _words(q, "q"), _words(token, "token")
+        if not words and not wanted:
+            raise Refused("Nothing to search for: give q, token or both.")
+        table = opened.store.table
+        table = table[table["label"].astype(str).str.casefold().str.contains(words, regex=False)]
+        if wanted:
+            table = table[_meets(opened, wanted)[table.index]]
+        found = table.sort_values("density", ascending=False, kind="stable").head(most)
+        return [
+            {"id": int(i), "label": str(row["label"]), "density": _plain(row["density"]), "maximum": _plain(row["maximum"])}
+            for i, row in found[["label", "density", "maximum"]].iterrows()
+        ]  # fmt: skip
+
+    def next_tokens(self, text: str, count: int = NEXT, sae: str = "") -> dict[str, Listed]:
+        """The likeliest tokens after a text: of the model as it is, and on what the SAE makes of its activations.
+
+        Args:
+            text: at most 2,000 characters and 256 tokens are read
+            count: how many tokens, at most 10
+            sae: name of the SAE; empty is the one that explains most
+
+        Returns:
+            {model: [{token, probability}], sae: [{token, probability}]}, the likeliest first.
+        """
+        opened, prompt = self._open(sae), limits.prompt(text)
+        following = read(opened, prompt).following.head(limits.whole(count, "count", 1, NEXT))
+        return {
+            way: [
+                {"token": str(piece), "probability": float(probability)}
+                for piece, probability in zip(following[f"{way}_token"], following[f"{way}_probability"], strict=True)
+            ]
+            for way in ("model", "sae")
+        }
+
+    def _open(self, name: object) -> "Opened":
+        return self.page.open(self.page.names[0] if name in ("", None) else name)
+
+
+def _told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """`endpoint`, its refusals as errors that a client can read; a fault's reason goes to the server's log alone."""
+
+    @functools.wraps(endpoint)
+    def answer(*values: object) -> Any:
+        try:
+            return endpoint(*values)
+        except Refused as refused:
+            raise gr.Error(str(refused), print_exception=False) from None
+        except WorkbenchError as error:
+            log.error("%s", error)
+            message = "The model or its features could not be opened. The reason is in the server's log."
+            raise gr.Error(message, print_exception=False) from None
+
+    return answer
+
+
+def _pushes(opened: "Opened", value: object) -> list[Push]:
+    """What is to be done to which features."""
+    if not isinstance(value, list) or not 1 <= len(value) <= limits.MAX_PUSHES:
+        raise Refused(f"pushes must be a list of 1 to {limits.MAX_PUSHES} of {{feature, mode, strength}}.")
+    found = [_push(opened, each) for each in value]
+    if len({push.feature for push in found}) < len(found):
+        raise Refused("pushes names a feature twice; name each once.")
+    return found
+
+
+def _push(opened: "Opened", value: object) -> Push:
+    if not isinstance(value, dict):
+        raise Refused("Each push must be an object: {feature, mode, strength}.")
+    feature = limits.feature(value.get("feature"), opened.d_sae)
+    mode = MODES[MODES.index(limits.choice(value.get("mode", "add"), "mode", MODES))]  # type: ignore[arg-type]
+    most = limits.MAX_STRENGTH
+    strength = 0.0 if mode == "ablate" else limits.finite(value.get("strength"), "strength", -most, most)
+    return Push(feature, mode, strength)
+
+
+def _words(value: object, what: str) -> str:
+    if not isinstance(value, str) or len(value) > limits.MAX_CHARACTERS:
+        raise Refused(f"{what} must be text of at most {limits.MAX_CHARACTERS:,} characters.")
+    return value.strip().casefold()
+
+
+def _meets(opened: "Opened", wanted: str) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """(d_sae,) which features promote a token that reads `wanted`, or carry it in their label."""
+    tokenizer, d_vocab = opened.base.tokenizer, opened.base.d_vocab
+    ids = [i for i in range(d_vocab) if tokenizer.decode([i]).strip().casefold() == wanted]
+    promoted = np.stack(opened.store.table["top_tokens"].to_numpy())
+    found: np.ndarray[Any, np.dtype[np.bool_]] = np.isin(promoted, ids).any(axis=1)
+    return found | opened.store.table["label"].astype(str).str.casefold().str.contains(wanted, regex=False).to_numpy()
+
+
+def _plain(value: object) -> Any:
+    """A cell of a table as JSON holds it; what is no number is None."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

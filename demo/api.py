@@ -8,11 +8,13 @@ The limits and refusals are the page's own; a refusal arrives as an error whose 
 import functools
 import logging
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import gradio as gr
 import numpy as np
+import pandas as pd
 
 from demo import cards, limits
 from demo.limits import Refused
@@ -119,9 +121,8 @@ class Api:
             raise Refused("This SAE was made without a finetuned model.")
         lm = opened.base if model == "base" else opened.finetuned
         patch = steer(opened.sae, lm.site(opened.about["site"]), change, opened.unit)
-        written = Written("", "", 0, ([], []))
-        for written in write(opened, lm, text, patch, length, heat, start):
-            pass
+        last = deque(write(opened, lm, text, patch, length, heat, start), maxlen=1)
+        written = last.pop() if last else Written("", "", 0, ([], []))
         return {"default": written.default, "steered": written.steered, "over": written.over}
 
     def search(self, q: str = "", token: str = "", count: int = 20, sae: str = "") -> Listed:
@@ -141,14 +142,10 @@ class Api:
         if not words and not wanted:
             raise Refused("Nothing to search for: give q, token or both.")
         table = opened.store.table
-        table = table[table["label"].astype(str).str.casefold().str.contains(words, regex=False)]
-        if wanted:
-            table = table[_meets(opened, wanted)[table.index]]
-        found = table.sort_values("density", ascending=False, kind="stable").head(most)
-        return [
-            {"id": int(i), "label": str(row["label"]), "density": _plain(row["density"]), "maximum": _plain(row["maximum"])}
-            for i, row in found[["label", "density", "maximum"]].iterrows()
-        ]  # fmt: skip
+        meets = _label_holds(table, words) & (_meets(opened, wanted) if wanted else True)
+        found = table[meets].sort_values("density", ascending=False, kind="stable").head(most)
+        found = found[["label", "density", "maximum"]]
+        return [{"id": int(i)} | {name: _plain(value) for name, value in row.items()} for i, row in found.iterrows()]
 
     def next_tokens(self, text: str, count: int = NEXT, sae: str = "") -> dict[str, Listed]:
         """The likeliest tokens after a text: of the model as it is, and on what the SAE makes of its activations.
@@ -218,13 +215,25 @@ def _words(value: object, what: str) -> str:
     return value.strip().casefold()
 
 
-def _meets(opened: "Opened", wanted: str) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+def _meets(opened: "Opened", wanted: str) -> np.ndarray:
     """(d_sae,) which features promote a token that reads `wanted`, or carry it in their label."""
-    tokenizer, d_vocab = opened.base.tokenizer, opened.base.d_vocab
-    ids = [i for i in range(d_vocab) if tokenizer.decode([i]).strip().casefold() == wanted]
-    promoted = np.stack(opened.store.table["top_tokens"].to_numpy())
-    found: np.ndarray[Any, np.dtype[np.bool_]] = np.isin(promoted, ids).any(axis=1)
-    return found | opened.store.table["label"].astype(str).str.casefold().str.contains(wanted, regex=False).to_numpy()
+    table = opened.store.table
+    forms = {f"{space}{word}" for word in (wanted, wanted.title(), wanted.upper()) for space in ("", " ")}
+    encoded = [opened.base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+    promoted = table["top_tokens"].to_list() if "top_tokens" in table else [[]] * len(table)
+    owner = np.repeat(np.arange(len(table)), [len(tokens) for tokens in promoted])
+    hits = np.isin(np.concatenate(promoted), [ids[0] for ids in encoded if len(ids) == 1])
+    found = _label_holds(table, wanted)
+    found[owner[hits]] = True
+    return found
+
+
+def _label_holds(table: pd.DataFrame, words: str) -> np.ndarray:
+    """(d_sae,)"""
+    held: np.ndarray = (
+        table["label"].astype(str).str.casefold().str.contains(words, regex=False).to_numpy(bool, copy=True)
+    )
+    return held
 
 
 def _plain(value: object) -> Any:

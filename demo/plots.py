@@ -68,3 +68,22 @@ def densities(agreement: pd.DataFrame, labels: pd.Series, chosen: int | None) ->
 def _hover(feature: int, label: str, base: float, finetuned: float) -> str:
     # Plotly reads <b>, <br> and <a> in hover texts.
     return f"{feature}: {escape(label)}<br>base {escape(share(base))}, finetuned {escape(share(finetuned))}"
+
+
+def strengths(swept: pd.DataFrame, measured: str) -> go.Figure:
+    """How much of a feature is in texts pushed at several strengths (left), and how unlikely they become (right)."""
+    sides = (("amount", "y", ACCENT, measured), ("nll", "y2", CHOSEN, "nats a token, unsteered"))
+    x = swept["strength"].tolist()
+    curves = [
+        go.Scatter(
+            x=x, y=swept[column].tolist(), yaxis=axis, mode="lines+markers", name=name,
+            line={"color": colour, "width": 2}, hovertemplate="%{x:+g}: %{y:.3g}",
+        )
+        for column, axis, colour, name in sides
+    ]  # fmt: skip
+    layout = _layout(
+        260, xaxis=_axis("strength", showgrid=False, tickvals=x), yaxis=_axis(measured, rangemode="tozero"),
+        yaxis2=_axis(sides[1][3], overlaying="y", side="right", rangemode="tozero", showgrid=False),
+    )  # fmt: skip
+    layout.update(showlegend=True, legend={"orientation": "h", "y": 1.2}, margin={"l": 48, "r": 48, "t": 8, "b": 40})
+    return go.Figure(curves, layout)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ class Example:
 class FeatureStore:
     """A folder of the features stage."""
 
-    def __init__(self, about: dict[str, Any], table: pd.DataFrame, examples: pd.DataFrame) -> None:
-        self.about, self.table = about, table
+    def __init__(
+        self, about: dict[str, Any], table: pd.DataFrame, examples: pd.DataFrame, folder: Path | None = None
+    ) -> None:
+        self.about, self.table, self._folder = about, table, folder
         self._examples = examples.set_index("feature")
 
     @classmethod
@@ -39,7 +43,15 @@ class FeatureStore:
             ArtifactError: it is missing or damaged.
         """
         about = verify(folder)
-        return cls(about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"))
+        return cls(
+            about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"), folder
+        )
+
+    @cached_property
+    def gallery(self) -> dict[str, Any]:
+        """Features worth showing: `concepts`, and `steering` with a text of each; empty where none were chosen."""
+        path = self._folder / "gallery.json" if self._folder else None
+        return json.loads(path.read_text()) if path and path.is_file() else {}
 
     def row(self, feature: int) -> dict[str, Any]:
         """Everything known of one feature, by column."""

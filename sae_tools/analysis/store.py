@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from sae_tools.common.artifacts import verify
+
+GALLERY = "gallery.json"
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class FeatureStore:
     """A folder of the features stage."""
 
     def __init__(
-        self, about: dict[str, Any], table: pd.DataFrame, examples: pd.DataFrame, folder: Path | None = None
+        self, about: dict[str, Any], table: pd.DataFrame, examples: pd.DataFrame, gallery: dict[str, Any] | None = None
     ) -> None:
-        self.about, self.table, self._folder = about, table, folder
+        self.about, self.table = about, table
+        self.gallery = gallery or {}
+        """Features to show first, {"concepts": [...], "steering": [...]}; {} where none were chosen"""
         self._examples = examples.set_index("feature")
 
     @classmethod
@@ -43,19 +47,17 @@ class FeatureStore:
             ArtifactError: it is missing or damaged.
         """
         about = verify(folder)
-        return cls(
-            about, pd.read_parquet(folder / "features.parquet"), pd.read_parquet(folder / "examples.parquet"), folder
-        )
-
-    @cached_property
-    def gallery(self) -> dict[str, Any]:
-        """Features worth showing: `concepts`, and `steering` with a text of each; empty where none were chosen."""
-        path = self._folder / "gallery.json" if self._folder else None
-        return json.loads(path.read_text()) if path and path.is_file() else {}
+        table, examples = (pd.read_parquet(folder / f"{name}.parquet") for name in ("features", "examples"))
+        chosen = folder / GALLERY
+        return cls(about, table, examples, json.loads(chosen.read_text()) if chosen.is_file() else None)
 
     def row(self, feature: int) -> dict[str, Any]:
         """Everything known of one feature, by column."""
         return dict(self.table.loc[feature])
+
+    def column(self, name: str) -> pa.Array | None:
+        """One column of all features, a list a feature; None where the stage did not make it."""
+        return pa.array(self.table[name]) if name in self.table.columns else None
 
     def examples(self, feature: int) -> list[Example]:
         """Examples of one feature: the top ones, strongest first, then from the highest to the lowest quarter."""

@@ -56,8 +56,6 @@ def serve(names: list[str], results: Results, access: Access) -> None:
     page = build(names, bench, access.api)
     launch(page, access.host, access.port, block=False, mcp=access.mcp)
     print(f"The page is on {access.address}", flush=True)
-    if access.mcp:
-        print(f"MCP clients find its tools on {access.address}/gradio_api/mcp/", flush=True)
     threading.Thread(target=_open, args=(names, results, bench), daemon=True).start()
     page.block_thread()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
+import importlib.metadata
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class Access:
         """
         if mcp and api is False:
             raise InputError("--mcp offers the endpoints that --no-api takes away; leave one of them out.")
-        if mcp and importlib.util.find_spec("mcp") is None:
+        if mcp and not _has_mcp():
             # Not "gradio[mcp]": that holds pydantic back to a version that is too old for the rest.
-            raise InputError("--mcp needs the package mcp, which is not installed: pip install 'mcp>=1.21,<2'.")
+            raise InputError("--mcp needs version 1 of the package mcp: pip install 'mcp>=1.21,<2'.")
         private = _is_loopback(host) and not on_spaces
         return cls(host, free_port(host, port), private or mcp if api is None else api, mcp)
 
@@ -71,6 +71,13 @@ def _is_free(host: str, port: int) -> bool:
             return False
         raise InputError(f"The page cannot listen on {host}:{port}: {error.strerror}; give another --host.") from None
     return True
+
+
+def _has_mcp() -> bool:
+    try:
+        return importlib.metadata.version("mcp").startswith("1.")
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

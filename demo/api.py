@@ -20,8 +20,11 @@ from demo import cards, limits
 from demo.limits import Refused
 from demo.page import TURNS, Page
 from demo.reading import NEXT, read
-from demo.writing import Written, write
-from sae_tools.analysis.steering import MODES, Push, steer
+from demo.steering.ask import Ask
+from demo.steering.pushes import checked
+from demo.writing import write
+from sae_tools.analysis.search import MATCH, Finder, Wanted, Where, spellings
+from sae_tools.analysis.steering import steer
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.models.lm import shown_pieces
 
@@ -40,6 +43,7 @@ class Api:
 
     def __init__(self, page: Page) -> None:
         self.page = page
+        self._finders: dict[str, Finder] = {}
 
     def wire(self) -> None:
         """Register every endpoint under its own name; call it inside the page's `gr.Blocks`."""
@@ -112,40 +116,46 @@ class Api:
         Returns:
             {default, steered, over: why they ended early, if they did}; the texts without the prompt.
         """
-        opened, text = self._open(sae), limits.prompt(prompt)
-        change = _pushes(opened, pushes)
-        length = limits.whole(new_tokens, "new_tokens", 1, limits.MAX_NEW_TOKENS)
-        heat = limits.finite(temperature, "temperature", 0, 2)
-        start = limits.whole(seed, "seed", 0, limits.MAX_SEED)
+        opened, ask = self._open(sae), Ask.checked(prompt, new_tokens, temperature, seed)
+        change = checked(opened, _triples(pushes))
         if limits.choice(model, "model", MODELS) == "finetuned" and not opened.has_finetuned:
             raise Refused("This SAE was made without a finetuned model.")
         lm = opened.base if model == "base" else opened.finetuned
         patch = steer(opened.sae, lm.site(opened.about["site"]), change, opened.unit)
-        last = deque(write(opened, lm, text, patch, length, heat, start), maxlen=1)
-        written = last.pop() if last else Written("", "", 0, ([], []))
+        texts = write(opened, lm, ask.prompt, patch, ask.new_tokens, ask.temperature, ask.seed)
+        written = deque(texts, maxlen=1).pop()
         return {"default": written.default, "steered": written.steered, "over": written.over}
 
     def search(self, q: str = "", token: str = "", count: int = 20, sae: str = "") -> Listed:
-        """Features whose label holds some words, or that fire on or promote a token; those that fire most first.
+        """Features that mean something: by their label, and by the words they fire on or make likelier.
 
         Args:
             q: words that the label holds
-            token: a word or token, spaces around it and capitals aside
+            token: a word that the feature fires on, or that it makes likelier where it fires
             count: how many features, at most 200
             sae: name of the SAE; empty is the one that explains most
 
         Returns:
-            A list of {id, label, density, maximum}.
+            A list of {id, label, density, maximum, match}, the best match first.
         """
         opened, most = self._open(sae), limits.whole(count, "count", 1, MOST_LISTED)
-        words, wanted = _words(q, "q"), _words(token, "token")
-        if not words and not wanted:
+        if q == token == "":
             raise Refused("Nothing to search for: give q, token or both.")
-        table = opened.store.table
-        meets = _label_holds(table, words) & (_meets(opened, wanted) if wanted else True)
-        found = table[meets].sort_values("density", ascending=False, kind="stable").head(most)
-        found = found[["label", "density", "maximum"]]
-        return [{"id": int(i)} | {name: _plain(value) for name, value in row.items()} for i, row in found.iterrows()]
+        label, word = (
+            "" if value == "" else limits.text(value, what, limits.MAX_CHARACTERS)
+            for what, value in (("q", q), ("token", token))
+        )
+        found = self._found(opened, label, "label").add(
+            self._found(opened, word, "fires").add(self._found(opened, word, "promotes"), fill_value=0)
+        )
+        best = found.dropna().sort_values(ascending=False, kind="stable").head(most)
+        table = opened.store.table.loc[best.index, ["label", "density", "maximum"]].assign(match=best)
+        return [{"id": int(i)} | {name: _plain(value) for name, value in row.items()} for i, row in table.iterrows()]
+
+    def _found(self, opened: "Opened", text: str, where: Where) -> pd.Series:
+        """How well each feature that is found matches; an empty text matches all that are alive."""
+        finder = self._finders.setdefault(opened.name, Finder(opened.store))
+        return finder.find(Wanted(text, where), lambda word: spellings(opened.base.tokenizer, word))[MATCH]
 
     def next_tokens(self, text: str, count: int = NEXT, sae: str = "") -> dict[str, Listed]:
         """The likeliest tokens after a text: of the model as it is, and on what the SAE makes of its activations.
@@ -189,51 +199,14 @@ def _told(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-def _pushes(opened: "Opened", value: object) -> list[Push]:
-    """What is to be done to which features."""
-    if not isinstance(value, list) or not 1 <= len(value) <= limits.MAX_PUSHES:
-        raise Refused(f"pushes must be a list of 1 to {limits.MAX_PUSHES} of {{feature, mode, strength}}.")
-    found = [_push(opened, each) for each in value]
-    if len({push.feature for push in found}) < len(found):
-        raise Refused("pushes names a feature twice; name each once.")
-    return found
-
-
-def _push(opened: "Opened", value: object) -> Push:
-    if not isinstance(value, dict):
-        raise Refused("Each push must be an object: {feature, mode, strength}.")
-    feature = limits.feature(value.get("feature"), opened.d_sae)
-    mode = MODES[MODES.index(limits.choice(value.get("mode", "add"), "mode", MODES))]  # type: ignore[arg-type]
-    most = limits.MAX_STRENGTH
-    strength = 0.0 if mode == "ablate" else limits.finite(value.get("strength"), "strength", -most, most)
-    return Push(feature, mode, strength)
-
-
-def _words(value: object, what: str) -> str:
-    if not isinstance(value, str) or len(value) > limits.MAX_CHARACTERS:
-        raise Refused(f"{what} must be text of at most {limits.MAX_CHARACTERS:,} characters.")
-    return value.strip().casefold()
-
-
-def _meets(opened: "Opened", wanted: str) -> np.ndarray:
-    """(d_sae,) which features promote a token that reads `wanted`, or carry it in their label."""
-    table = opened.store.table
-    forms = {f"{space}{word}" for word in (wanted, wanted.title(), wanted.upper()) for space in ("", " ")}
-    encoded = [opened.base.tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
-    promoted = table["top_tokens"].to_list() if "top_tokens" in table else [[]] * len(table)
-    owner = np.repeat(np.arange(len(table)), [len(tokens) for tokens in promoted])
-    hits = np.isin(np.concatenate(promoted), [ids[0] for ids in encoded if len(ids) == 1])
-    found = _label_holds(table, wanted)
-    found[owner[hits]] = True
-    return found
-
-
-def _label_holds(table: pd.DataFrame, words: str) -> np.ndarray:
-    """(d_sae,)"""
-    held: np.ndarray = (
-        table["label"].astype(str).str.casefold().str.contains(words, regex=False).to_numpy(bool, copy=True)
-    )
-    return held
+def _triples(pushes: object) -> object:
+    """[feature, mode, strength] of objects with these names; all else as it is, to be refused."""
+    if not isinstance(pushes, list):
+        return pushes
+    return [
+        [push.get("feature"), push.get("mode", "add"), push.get("strength")] if isinstance(push, dict) else push
+        for push in pushes
+    ]
 
 
 def _plain(value: object) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -60,10 +60,14 @@ def test_programs_may_ask_a_public_page_only_where_one_says_so(
 
 
 def test_mcp_brings_the_endpoints_along_or_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install 'mcp"):
-        Access.of("127.0.0.1", 7999, None, True, False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    for absent in (version, lambda name: "2.3.0"):
+        monkeypatch.setattr(importlib.metadata, "version", absent)
+        with pytest.raises(InputError, match="pip install 'mcp"):
+            Access.of("127.0.0.1", 7999, None, True, False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.30.0")
     assert Access.of("0.0.0.0", 7999, None, True, True).api
     with pytest.raises(InputError, match="--no-api"):
         Access.of("127.0.0.1", 7999, False, True, False)

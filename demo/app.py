@@ -41,8 +41,9 @@ def build(names: list[str], bench: Future[Workbench], api: bool = False) -> gr.B
         tabs: list[Tab] = []
         with gr.Tabs(elem_id="tabs") as page.tabs:
             for kind in TABS:
-                with gr.Tab(kind.title, id=kind.id, elem_id=f"tab-{kind.id}"):
+                with gr.Tab(kind.title, id=kind.id, elem_id=f"tab-{kind.id}") as part:
                     tabs.append(kind(page))
+                tabs[-1].part = part
         _Opening(page, tabs, badges_part).wire(blocks)
         for tab in tabs:
             tab.wire()

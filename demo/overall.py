@@ -1,4 +1,4 @@
-"""What finetuning did to the model, over all text: verdict, repair, what was added; pieces of HTML, all text escaped."""
+"""What finetuning did over all text: verdict, repair, what was added; as pieces of HTML, all text escaped."""
 
 from __future__ import annotations
 
@@ -56,28 +56,29 @@ def difference(opened: Opened, found: Transferred) -> str:
     if not found.difference or found.latents.empty:
         return note(NO_CROSSCODER, "empty")
     live = found.latents[found.latents["density"] > 0].sort_values("relative_norm", kind="stable")
-    base, finetuned = names(opened)
-    sides = (
-        (f"Leaning most to {finetuned}", live.iloc[::-1].head(LEANING)),
-        (f"Leaning most to {base}", live.head(LEANING)),
-    )  # fmt: skip
-    columns = "".join(
-        f"<div><h5>{head}</h5>{''.join(_latent(opened, found.latent_examples, int(i), row) for i, row in rows.iterrows())}"
-        "</div>"
-        for head, rows in sides
-    )
     said = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.difference)
+    base, finetuned = names(opened)
+    sides = ((finetuned, base, live.iloc[::-1].head(LEANING)), (base, finetuned, live.head(LEANING)))
+    columns = "".join(
+        f"<div><h5>Leaning most to {model}</h5>{_latents(opened, found.latent_examples, rows, other)}</div>"
+        for model, other, rows in sides
+    )
     return f'<ul class="limits">{said}</ul><div class="pair">{columns}</div>'
 
 
-def _latent(opened: Opened, examples: pd.DataFrame, latent: int, row: pd.Series) -> str:
+def _latents(opened: Opened, examples: pd.DataFrame, rows: pd.DataFrame, other: str) -> str:
+    return "".join(_latent(opened, examples, int(latent), row, other) for latent, row in rows.iterrows())
+
+
+def _latent(opened: Opened, examples: pd.DataFrame, latent: int, row: pd.Series, other: str) -> str:
     label = isolated(str(row["label"])) if row["label"] else '<span class="mark">no label</span>'
     lean = float(row["relative_norm"])
-    mine = examples[examples["feature"] == latent] if len(examples) else examples
+    mine = examples[examples["feature"] == latent].head(EACH) if len(examples) else examples
+    alone = f"nothing in {other} stands for it; " if row["passes_scaling"] else ""
     return (
-        f'<div class="latent"><b>{label}</b><small>fires on {share(row["density"])}</small>'
+        f'<div class="latent"><b>{label}</b><small>{alone}fires on {share(row["density"])}</small>'
         f'<span class="lean" title="{lean:.2f}: 0 is the base model alone, 1 the finetuned one alone">'
-        f'<i style="left:{lean:.1%}"></i></span>{"".join(_place(opened, each) for _, each in mine.head(EACH).iterrows())}</div>'
+        f'<i style="left:{lean:.1%}"></i></span>{"".join(_place(opened, each) for _, each in mine.iterrows())}</div>'
     )
 
 

@@ -13,7 +13,7 @@ from demo.workbench import Opened
 from sae_tools.models.lm import shown_pieces
 from sae_tools.reports.render import chip, escape, legend, note, number, share, strip
 
-SHOWN = 12
+SHOWN, STRONGEST = 12, 4
 KINDS = {
     "parts": "Where the two part most", "base": "Strongest in the base model",
     "finetuned": "Strongest in the finetuned model",
@@ -61,12 +61,12 @@ def changed_here(opened: Opened, base: Reading, changes: list[Change], chosen: i
     body = "".join(_change_row(opened, base, change, change.feature == chosen) for change in changes[:SHOWN])
     more = f"{len(changes):,} features differ somewhere; shown are those with the largest part of their own maximum."
     heads = ("Feature", "Where", *names(opened), "Change")
-    return _table(heads, body) + note(more)
+    return _table(heads, body, wide=(2, 3)) + note(more)
 
 
 def _change_row(opened: Opened, base: Reading, change: Change, chosen: bool) -> str:
     most = max(float(opened.row(change.feature)["maximum"]), change.base, change.finetuned)
-    values = "".join(f'<td class="id">{number(value)}</td>' for value in (change.base, change.finetuned))
+    values = "".join(f'<td class="id wide">{number(value)}</td>' for value in (change.base, change.finetuned))
     return (
         f"{_open_row(opened, change.feature, chosen)}<td>{chip(base.pieces[change.token])}</td>{values}"
         f"<td>{_swing(change.by / most, f'{change.by:+.2f}')}</td></tr>"
@@ -98,8 +98,9 @@ def _correlation(value: float) -> str:
     return f'<span style="--part:{max(0.0, value):.2f}">{value:.2f}</span>'
 
 
-def _table(heads: tuple[str, ...], body: str) -> str:
-    head = "".join(f"<th>{name}</th>" for name in heads)
+def _table(heads: tuple[str, ...], body: str, wide: tuple[int, ...] = ()) -> str:
+    """`wide`: the columns that a phone leaves out."""
+    head = "".join(f'<th class="{"wide" if i in wide else ""}">{name}</th>' for i, name in enumerate(heads))
     return f'<div class="scroll"><table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -145,11 +146,9 @@ def _in_both(opened: Opened, feature: int) -> str:
 
 
 def _same(correlation: float) -> str:
-    degree = next(
-        words for least, words in ((0.8, "does the same"), (0.5, "does much the same"), (0.2, "does something else"),
-                                   (-2, "does something else altogether")) if correlation >= least
-    )  # fmt: skip
-    return f"It {degree} in both: correlation with itself <b>{correlation:.2f}</b>."
+    degrees = ((0.8, "Does the same in both"), (0.5, "Does much the same in both"), (0.2, "Does in part the same"))
+    degree = next((words for least, words in degrees if correlation >= least), "Does hardly the same")
+    return f"{degree}: correlation with itself <b>{correlation:.2f}</b>."
 
 
 def _examples(opened: Opened, feature: int, examples: pd.DataFrame) -> str:
@@ -161,7 +160,9 @@ def _examples(opened: Opened, feature: int, examples: pd.DataFrame) -> str:
             opening = " open" if kind == "parts" else ""
             body = "".join(_example(opened, row) for _, row in rows.iterrows())
             parts.append(f"<details{opening}><summary>{title}</summary>{body}</details>")
-    return "".join(parts)
+    return (
+        "".join(parts) or f"<h5>Its strongest moments, base model</h5>{cards.examples(opened, feature, top=STRONGEST)}"
+    )
 
 
 def _example(opened: Opened, row: pd.Series) -> str:

@@ -77,11 +77,8 @@ def _repairs(figures: dict[str, Any], adapted: dict[str, Any]) -> list[Repair]:
     key = "explained_variance"
     found = [Repair("the base model, on its own text", figures["base_text"]["base"][key], "own")]
     found.append(Repair("the finetuned model, as it is", figures[text]["finetuned"][key], "as it is"))
-    return found + [
-        Repair(words, adapted[way][text][key], "repaired")
-        for way, words in WAYS.items()
-        if text in adapted.get(way, {})
-    ]
+    made = {way: adapted[way][text] for way in WAYS if text in adapted.get(way, {})}
+    return found + [Repair(WAYS[way], figures[key], "repaired") for way, figures in made.items()]
 
 
 def _read(path: Path) -> Any:

@@ -19,7 +19,7 @@ from demo.steering.ask import PROMPT, Ask
 from demo.steering.pushes import FIRM, checked, own_words, start
 from demo.steering.rows import unchecked
 from demo.tab import Tab, View
-from demo.tabs.explore import prompt_box
+from demo.tabs.explore import EXAMPLES, prompt_box
 from demo.transferred import transferred
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note
@@ -29,6 +29,8 @@ TEXTS = {
     "A story": "Once upon a time there was a little dog named Max. He loved to run in the park.",
     "Both": "Once upon a time there was a king. KING: What, art thou come to mock me, little girl?",
 }
+NOBODY = -1
+"""No feature: the address names one, so the page does not begin with one of its own."""
 STOPPED = note("Stopped.")
 READY = note("One feature, one strength, one seed; two models.")
 DONE = note("Coloured: where a steered text leaves the one beside it.")
@@ -40,7 +42,11 @@ class Compare(Tab):
 
     def lay_out(self) -> None:
         self.text = gr.State("")
-        """What both models have read."""
+        """What both models have read; empty before the tab was first looked at."""
+        self.looked = gr.State(False)
+        """Whether it was."""
+        self.first = gr.State(None)
+        """The feature that nobody chose: the page begins with it."""
         self.none = gr.HTML('<p class="empty">Opening…</p>', elem_id="compare-none")
         with gr.Column(visible=False, elem_id="compare") as self.body:
             self._lay_out_text()
@@ -63,7 +69,7 @@ class Compare(Tab):
                 self.card = self.page.clickable("", elem_id="compare-card")
 
     def _lay_out_steering(self) -> None:
-        gr.HTML("<h3>Turn it up in both</h3>", elem_classes="section")
+        gr.HTML("<h3 class='section'>Turn it up in both</h3>")
         self.pushed = gr.HTML("", elem_id="compare-pushed")
         with gr.Row(elem_classes="ask"):
             self.prompt = prompt_box(PROMPT, "Text to continue", "compare-text")
@@ -83,7 +89,7 @@ class Compare(Tab):
         self.written = gr.HTML("", elem_id="quartet")
 
     def _lay_out_overall(self) -> None:
-        gr.HTML("<h3>Over all text</h3>", elem_classes="section")
+        gr.HTML("<h3 class='section'>Over all text</h3>")
         self.verdict = gr.HTML("", elem_id="transfer-verdict")
         with gr.Row(elem_classes="columns"):
             with gr.Column(min_width=300):
@@ -100,16 +106,15 @@ class Compare(Tab):
             with gr.Column(min_width=300):
                 gr.HTML("<h4>Can it be repaired?</h4><p class='note'>Trained on, with the finetuned model's text.</p>")
                 self.repairs = gr.HTML("", elem_id="repairs")
-        gr.HTML(
-            "<h4>What did finetuning add?</h4><p class='note'>A crosscoder: one dictionary, trained on both at once.</p>",
-            elem_classes="section",
-        )
+        gr.HTML("<h4 class='section'>What did finetuning add?</h4>"
+                "<p class='note'>A crosscoder: one dictionary, trained on both models at once.</p>")  # fmt: skip
         self.difference = gr.HTML("", elem_id="difference")
 
     @property
     def filled(self) -> list[Any]:
         overall = [self.verdict, self.metrics, self.repairs, self.scatter_note]
-        return [self.none, self.body, self.intro, self.box, self.text, self.strips, self.here, self.written, *overall]
+        texts = [self.box, self.text, self.first, self.strips, self.here, self.written]
+        return [self.none, self.body, self.intro, *texts, *overall]
 
     @property
     def chosen(self) -> list[Any]:
@@ -118,16 +123,19 @@ class Compare(Tab):
 
     def wire(self) -> None:
         page = self.page
-        seen = [self.box, self.text, page.feature, page.address, self.difference, *self.chosen]
+        asked = [self.text, page.feature, self.first]
+        seen = [self.box, self.text, self.looked, page.feature, page.address, self.difference, *self.chosen]
         for trigger in (self.run.click, self.box.submit, self.part.select):
-            page.on(trigger, self._compare, [self.box, self.text, page.feature], seen, "read")
+            page.on(trigger, self._compare, [self.box, *asked], seen, "read")
         for text, button in self.examples.items():
-            page.on(button.click, self._example(text), [page.feature], seen, "read")
-        page.on(page.feature.change, self._pick, [self.text, page.feature], self.chosen, "read")
+            page.on(button.click, self._example(text), asked, seen, "read")
+        for opened in page.opened:
+            page.on(opened, self._again, [self.looked, self.box, *asked], seen, "read")
+        page.on(page.feature.change, self._other, asked, [self.first, *self.chosen], "read")
         page.on(page.prompt.change, self._follow, [page.prompt], [self.box])
-        asked = [page.feature, self.strength, self.prompt, self.length, self.temperature, self.seed]
+        pushed = [page.feature, self.strength, self.prompt, self.length, self.temperature, self.seed]
         writing = [
-            page.on(trigger, self._write, asked, [self.written, self.note], "write")
+            page.on(trigger, self._write, pushed, [self.written, self.note], "write")
             for trigger in (self.write.click, self.prompt.submit)
         ]
         self.stop.click(lambda: STOPPED, None, self.note, cancels=writing, queue=False, **PRIVATE)
@@ -145,37 +153,48 @@ class Compare(Tab):
         return {
             self.none: gr.update(visible=False), self.body: gr.update(visible=True), self.intro: intro,
             self.box: asked.get("prompt", limits.prompt, TEXTS["A play"]), self.text: "", self.strips: "",
+            self.first: asked.get("feature", lambda _: NOBODY, None),
             self.here: "", self.written: "", self.verdict: overall.verdict(found),
             self.metrics: metrics_table(opened.results.transfer(opened.name), explained=False),
             self.repairs: overall.repairs(found),
             self.scatter_note: note(overall.NO_TRANSFER, "empty") if agreement is None else "",
         }  # fmt: skip
 
-    def _compare(self, opened: Opened, text: object, shown: str, feature: int | None) -> View:
-        """Let both models read the text; where no feature is chosen, choose the one that changed most."""
+    def _compare(self, opened: Opened, text: object, shown: str, feature: int | None, first: int | None) -> View:
+        """Let both models read the text; where nobody chose a feature yet, choose the one that changed most."""
         if not opened.has_finetuned:
             return {}
-        prompt = limits.prompt(text)
-        if feature is None:
-            found = self._changes(opened, prompt)
-            feature = found[0].feature if found else 0
-        fresh = {} if shown else {
-            self.difference: overall.difference(opened, transferred(opened.results.artifacts, opened.name))
-        }  # fmt: skip
+        prompt, fresh = limits.prompt(text), {}
+        if not shown:
+            found = transferred(opened.results.artifacts, opened.name)
+            fresh = {self.looked: True, self.difference: overall.difference(opened, found)}
+        if feature is None or (not shown and feature == first):
+            changed = self._changes(opened, prompt)
+            feature = changed[0].feature if changed else 0
         return {
             self.text: prompt, self.page.feature: feature, **self.page.at(prompt=prompt, feature=feature),
             **self._pick(opened, prompt, feature), **fresh,
         }  # fmt: skip
 
     def _example(self, text: str) -> Any:
-        def compare(opened: Opened, feature: int | None) -> View:
-            return {self.box: text, **self._compare(opened, text, text, feature)}
+        def compare(opened: Opened, *asked: Any) -> View:
+            return {self.box: text, **self._compare(opened, text, *asked)}
 
         return compare
 
+    def _again(self, opened: Opened, looked: bool, *asked: Any) -> View:
+        """Another SAE was opened while the comparison is on the page."""
+        return self._compare(opened, *asked) if looked else {}
+
+    def _other(self, opened: Opened, prompt: str, feature: int | None, first: int | None) -> View:
+        """Another feature was chosen, here or in another tab; the very first one by the page itself."""
+        if not prompt and first is None:
+            return {self.first: feature}
+        return self._pick(opened, prompt, feature)
+
     def _follow(self, opened: Opened, prompt: str) -> View:
-        """What Explore has read is what one wants to compare."""
-        return {self.box: prompt} if prompt else {}
+        """A text that somebody typed in Explore is what one wants to compare."""
+        return {self.box: prompt} if prompt and prompt != EXAMPLES[0] else {}
 
     def _changes(self, opened: Opened, prompt: str) -> Any:
         maxima = opened.store.table["maximum"].to_numpy()
@@ -191,7 +210,7 @@ class Compare(Tab):
             self.strips: paired.strips(opened, (base, finetuned), feature),
             self.card: paired.feature_card(opened, feature, found.examples),
             self.overall: paired.changed_overall(opened, found.changed, feature),
-            self.pushed: f'<p class="lead">Steering with <b>{label_of(opened.row(feature))}</b>, feature {feature}.</p>',
+            self.pushed: f'<p class="lead">With <b>{label_of(opened.row(feature))}</b>, feature {feature}.</p>',
             self.strength: start(opened, feature).strength,
         }
         try:

@@ -59,7 +59,11 @@ def changed_here(opened: Opened, base: Reading, changes: list[Change], chosen: i
     if not changes:
         return note("No feature fires differently: to this SAE, both models read the text alike.", "empty")
     body = "".join(_change_row(opened, base, change, change.feature == chosen) for change in changes[:SHOWN])
-    more = f"{len(changes):,} features differ somewhere; shown are those with the largest part of their own maximum."
+    finetuned = names(opened)[1]
+    more = (
+        f"To the left: weaker in {finetuned}; to the right: stronger. Of {len(changes):,} features that differ, those "
+        "that differ by the largest part of their own maximum."
+    )
     heads = ("Feature", "Where", *names(opened), "Change")
     return _table(heads, body, wide=(2, 3)) + note(more)
 

@@ -78,7 +78,7 @@ def _repairs(figures: dict[str, Any], adapted: dict[str, Any]) -> list[Repair]:
     found = [Repair("the base model, on its own text", figures["base_text"]["base"][key], "own")]
     found.append(Repair("the finetuned model, as it is", figures[text]["finetuned"][key], "as it is"))
     made = {way: adapted[way][text] for way in WAYS if text in adapted.get(way, {})}
-    return found + [Repair(WAYS[way], figures[key], "repaired") for way, figures in made.items()]
+    return found + [Repair(WAYS[way], measured[key], "repaired") for way, measured in made.items()]
 
 
 def _read(path: Path) -> Any:

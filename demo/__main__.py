@@ -37,13 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     results = Results(given.artifacts)
     try:
         names = results.names()
-        access = Access.of(given.host, given.port, given.api, given.mcp, on_spaces)
+        serve(names, results, Access.of(given.host, given.port, given.api, given.mcp, on_spaces))
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 2
-    if access.port != given.port:
-        print(f"Port {given.port} is taken, so the page takes the next free one.")
-    serve(names, results, access)
     return 0
 
 
@@ -54,8 +51,9 @@ def serve(names: list[str], results: Results, access: Access) -> None:
 
     bench: Future[Workbench] = Future()
     page = build(names, bench, access.api)
-    launch(page, access.host, access.port, block=False, mcp=access.mcp)
-    print(f"The page is on {access.address}", flush=True)
+    port = launch(page, access.host, access.port, block=False, mcp=access.mcp)
+    taken = "" if port == access.port else f", since port {access.port} is taken"
+    print(f"The page is on {access.address(port)}{taken}", flush=True)
     threading.Thread(target=_open, args=(names, results, bench), daemon=True).start()
     page.block_thread()
 

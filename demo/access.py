@@ -19,18 +19,19 @@ class Access:
 
     host: str
     port: int
+    """The one to begin at."""
     api: bool
     """Whether it has named endpoints for programs."""
     mcp: bool
     """Whether these are tools for MCP clients too."""
 
-    @property
-    def address(self) -> str:
-        return f"http://{'localhost' if self.host == '0.0.0.0' else self.host}:{self.port}"
+    def address(self, port: int) -> str:
+        """Where a browser finds it."""
+        return f"http://{'localhost' if self.host == '0.0.0.0' else self.host}:{port}"
 
     @classmethod
     def of(cls, host: str, port: int, api: bool | None, mcp: bool, on_spaces: bool) -> Access:
-        """The next free port from `port` on; `api` None is on where only this machine can ask, or `mcp` wants it.
+        """What is asked for, if it can be had; `api` None is on where only this machine can ask, or `mcp` wants it.
 
         Raises:
             InputError: as `free_port`; `mcp` without `api`, or without the package that it needs.
@@ -41,7 +42,8 @@ class Access:
             # Not "gradio[mcp]": that holds pydantic back to a version that is too old for the rest.
             raise InputError("--mcp needs version 1 of the package mcp: pip install 'mcp>=1.21,<2'.")
         private = _is_loopback(host) and not on_spaces
-        return cls(host, free_port(host, port), private or mcp if api is None else api, mcp)
+        free_port(host, port)
+        return cls(host, port, private or mcp if api is None else api, mcp)
 
 
 def free_port(host: str, port: int) -> int:

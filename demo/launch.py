@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
+from demo.access import free_port
 from demo.guard import Guard
 
 HERE = Path(__file__).parent
@@ -31,8 +32,15 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def launch(page: gr.Blocks, host: str, port: int, block: bool = True, mcp: bool = False) -> None:
-    """Serve the page with everything that it does not need switched off; with `mcp`, its endpoints are tools too."""
+def launch(page: gr.Blocks, host: str, port: int, block: bool = True, mcp: bool = False) -> int:
+    """Serve the page with everything that it does not need switched off; with `mcp`, its endpoints are tools too.
+
+    The port is `port` or, where it is taken, the next free one, which is given back.
+
+    Raises:
+        InputError: as `free_port`.
+    """
+    port = free_port(host, port)
     page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host, server_port=port, prevent_thread_lock=not block, quiet=True, share=False, show_error=False,
@@ -42,3 +50,4 @@ def launch(page: gr.Blocks, host: str, port: int, block: bool = True, mcp: bool 
         theme=theme(), css_paths=sorted((HERE / "styles").glob("*.css")),
         js=(HERE / "scripts" / "page.js").read_text(),
     )  # fmt: skip
+    return port

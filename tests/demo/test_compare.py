@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 
 from demo import overall
 from demo.transferred import transferred
@@ -38,9 +37,8 @@ def test_one_text_in_both_models(visit: Visit) -> None:
     row.click()
     expect(page.locator("#compare-card .sub").first).to_have_text(f"Feature {feature}")
     expect(page.locator(f"#changed-here tr.chosen[data-feature='{feature}']")).to_be_visible()
+    assert set(values) != {"0"}
     for i, value in enumerate(values):
-        strongest = models.nth(i).locator(".sub")
-        expect(strongest).to_contain_text("does not fire" if value == "0" else "At most")
         if value != "0":
             assert models.nth(i).locator(f".token[title='{value}']").count() >= 1
     page.wait_for_url(lambda url: f"feature={feature}" in url and "prompt=" in url)
@@ -110,9 +108,8 @@ def test_hostile_text_is_shown_as_it_is(visit: Visit) -> None:
     assert page.locator("#compared img").count() == 0
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(visit: Visit, theme: str) -> None:
-    page = visit(f"{TAB}&__theme={theme}", width=375)
+def test_a_phone_needs_no_sideways_scrolling(visit: Visit) -> None:
+    page = visit(f"{TAB}&__theme=dark", width=375)
     shown(page, "#changed-here table")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 

@@ -30,7 +30,7 @@ def _warning(explained: float) -> str:
         return ""
     return (
         f'<p class="warning" role="alert">This SAE explains little of this model here (explained variance '
-        f"{explained:.2f}): is it the site and the model that it was trained on?</p>"
+        f"{explained:.2f}): are this the site, the model and the kind of text that it was trained on?</p>"
     )
 
 

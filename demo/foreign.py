@@ -36,6 +36,8 @@ PLAIN = Path(__file__).parent / "plain.txt"
 CONTEXT = 128
 N_TOKENS = 65_536
 """Tokens of a text that are read, at most: a minute for a small model on two cores."""
+BATCH = 8
+"""Blocks in one forward pass: few, so that the page can say how far it is."""
 N_FIT = 16_384
 """Tokens on which explained variance and L0 are measured, at most."""
 HELD_OUT = 5
@@ -88,7 +90,7 @@ class Foreign:
 
         sae, lm, site = self._load()
         ids = self._ids(lm, sae.cfg.metadata.get("context_size"))
-        config = Features(n_tokens=N_TOKENS)
+        config = Features(n_tokens=N_TOKENS, batch_size=BATCH)
         kept = self.cache.expanduser() / _digest(sae, lm, site, ids, config)
         if not _is_whole(kept / "features" / self.name):
             self._make(kept, sae, lm, site, ids, config)

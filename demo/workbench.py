@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from demo.results import Results
-from sae_tools import saes
 from sae_tools.analysis.norms import median_norm
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common import artifacts
@@ -115,6 +114,8 @@ class Workbench:
             return self._opened[name]
 
     def _sae(self, name: str) -> Any:
+        from sae_tools import saes  # SAELens takes seconds to import: the page is up before
+
         if name in self._given:
             return self._given[name]
         opened = self.open(name)

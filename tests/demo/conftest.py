@@ -30,6 +30,12 @@ def server(workbench: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield address
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class serving:  # noqa: N801 - reads as a verb
     """Run `python -m demo` while the block lasts; its address."""
 
@@ -37,9 +43,7 @@ class serving:  # noqa: N801 - reads as a verb
         self.arguments, self.log = arguments, log
 
     def __enter__(self) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         environment.pop("SPACE_ID", None)
         self.output = self.log.open("w")

@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

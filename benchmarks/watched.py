@@ -84,7 +84,7 @@ def tell_on_signal(path: Path) -> None:
             passes += 1
             return forward(self, *given)
 
-        LanguageModel._forward = counted  # type: ignore[method-assign]
+        LanguageModel._forward = counted  # type: ignore[method-assign, assignment]
 
     def tell(*_: object) -> None:
         from sae_tools.models.lm import LanguageModel

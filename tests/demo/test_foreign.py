@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from demo import progress
 from demo.__main__ import main
 from demo.badges import opening
 from demo.foreign import Foreign
+from demo.limits import Refused
+from demo.page import Page
 from demo.progress import Progress
 from sae_tools import saes
 from sae_tools.analysis import tables
@@ -219,3 +222,12 @@ def test_progress_is_told_in_words() -> None:
         assert "Looking for where features fire … 40%" in opening(progress.now())
     assert progress.now().what == progress.OTHERWISE
     assert "<b>" not in opening(Progress("<b>"))
+
+
+def test_a_click_while_the_page_opens_is_answered_at_once() -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        page = Page(["sae"], Future())
+    with pytest.raises(Refused, match="still being opened"):
+        page.open("sae")

@@ -41,7 +41,7 @@ def build(names: list[str], bench: Future[Workbench]) -> gr.Blocks:
         tabs: list[Tab] = []
         with gr.Tabs(elem_id="tabs") as page.tabs:
             for kind in TABS:
-                with gr.Tab(kind.title, id=kind.id):
+                with gr.Tab(kind.title, id=kind.id, elem_id=f"tab-{kind.id}"):
                     tabs.append(kind(page))
         _Opening(page, tabs, badges_part).wire(blocks)
         for tab in tabs:

@@ -53,7 +53,7 @@ def facts(opened: Opened, feature: int) -> str:
     correlation = correlated(opened, feature)
     if correlation is not None:
         shown.append(("base ↔ finetuned", f"{correlation:.2f}", "correlation"))
-    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}</dd><small>{unit}</small></div>" for name, value, unit in shown)
+    tiles = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{unit}</small></dd></div>" for name, value, unit in shown)
     return f'<dl class="facts">{tiles}</dl>'
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from demo.guard import Guard
+from demo.tabs import TABS
 
 HERE = Path(__file__).parent
 
@@ -40,5 +42,10 @@ def launch(page: gr.Blocks, host: str, port: int, block: bool = True) -> None:
         strict_cors=True, ssr_mode=False, mcp_server=False, pwa=False, allowed_paths=[], footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None, "middleware": [Middleware(Guard)]},
         theme=theme(), css_paths=sorted((HERE / "styles").glob("*.css")),
-        js=(HERE / "scripts" / "page.js").read_text(),
+        js=_script(),
     )  # fmt: skip
+
+
+def _script() -> str:
+    ids = json.dumps({tab.title: tab.id for tab in TABS})
+    return (HERE / "scripts" / "page.js").read_text().replace("TABS", ids)

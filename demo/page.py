@@ -49,7 +49,7 @@ class Page:
         """Ids of the features that a click outside the Steer tab asked to steer with."""
         self.basket = gr.BrowserState([], storage_key="sae-workbench-basket", secret="kept by the browser")
         """Kept features: [{"sae", "feature", "label"}]."""
-        self.address = gr.HTML("", js_on_load=_script("address"), elem_id="address", padding=False)
+        self.address = gr.HTML("", js_on_load=script("address"), elem_id="address", padding=False)
         self.tabs: Any = None
         self.opened: list[Trigger] = []
         """Fires when an SAE was opened and the tabs show it: on load, and when another one is chosen."""
@@ -59,7 +59,7 @@ class Page:
 
     def clickable(self, value: str = "", **more: Any) -> gr.HTML:
         """HTML in which an element with `data-act` (pick, open, steer, keep) and `data-feature` acts when clicked."""
-        part = gr.HTML(value, js_on_load=_script("clicks"), **more)
+        part = gr.HTML(value, js_on_load=script("clicks"), **more)
         self._clickable.append(part)
         return part
 
@@ -181,5 +181,6 @@ def tell(error: Exception) -> None:
         gr.Warning("The model or its features could not be opened. The reason is in the server's log.")
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """JavaScript from `demo/scripts/`."""
     return (SCRIPTS / f"{name}.js").read_text()

@@ -83,7 +83,7 @@ def strip(pieces: Sequence[str], values: Sequence[float], maximum: float, small:
 def _token(piece: str, value: float, maximum: float, small: bool) -> str:
     heat = min(1.0, max(0.0, value / maximum)) if maximum > 0 else 0.0
     style = f' style="--heat:{heat:.2f}"' if heat > 0 else ""
-    hot = " hot" if heat > 0.55 else ""
+    hot = " hot" if heat > 0.8 else ""
     shown = piece.replace("\n", "⏎" if small else "⏎\n")
     return f'<span class="token{hot}"{style} title="{number(value)}">{isolated(shown)}</span>'
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     source = given.release or given.sae
     try:
         if source:
@@ -106,4 +104,7 @@ def serve(names: list[str], open_bench: Callable[[], Workbench], access: Access)
 
 
 if __name__ == "__main__":
+    log = logging.getLogger("demo")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
     sys.exit(main())

@@ -80,20 +80,18 @@ def warning(source: Source, written: Written) -> str:
         return ""
     if default > REPEATED:
         return note(BOTH_REPEAT, "warning")
-    softer = abs(source.strength) * 0.75
-    if softer > FLUENT[1]:
-        softer = FLUENT[1]
+    softer = min(abs(source.strength) * 0.75, FLUENT[1])
     sign = "-" if source.strength < 0 else ""
-    advice = f"{sign}{softer:.2f}".rstrip("0") if softer else "fewer features"
+    advice = f"a strength of {sign}{softer:.2f}".rstrip("0") if softer else "to remove fewer features"
     return note(ADVICE.format(advice), "warning")
 
 
 def head(opened: Opened, feature: int) -> str:
-    """What a pushed feature is."""
+    """What a pushed feature is: its label, and the words it fires on where the label does not say them."""
     row = opened.row(feature)
-    words = " · ".join(isolated(word) for word in pushes.fired_on(row)[:5])
-    said = f"Feature {feature}" + (f": {words}" if words and words != cards.label_of(row) else "")
-    return f'{cards.act("open", feature, cards.label_of(row), "name")}<p class="sub">{said}</p>'
+    words = " · ".join(pushes.fired_on(row)[:5])
+    more = f": {isolated(words)}" if words and words != row["label"] else ""
+    return f'{cards.act("open", feature, cards.label_of(row), "name")}<p class="sub">Feature {feature}{more}</p>'
 
 
 def band(low: float, high: float, most: float) -> str:

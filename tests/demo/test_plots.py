@@ -17,3 +17,10 @@ def test_a_chart_shows_hostile_labels_as_text(text: str) -> None:
     assert len(hovers) == 2
     for hover in hovers:
         assert set(parsed(hover).tags) <= {"br"}
+
+
+def test_a_sweep_is_two_curves_on_their_own_axes() -> None:
+    swept = pd.DataFrame({"strength": [0.0, -0.4], "amount": [0.1, float("nan")], "nll": [1.0, 2.5]})
+    amount, nll = plots.strengths(swept, "mean activation").data
+    assert (list(amount.x), amount.y[0], amount.yaxis) == ([0.0, -0.4], 0.1, "y")
+    assert (list(nll.y), nll.yaxis) == ([1.0, 2.5], "y2")

@@ -125,7 +125,8 @@ def _changes(rows: pd.DataFrame) -> str:
         return note("None.")
     body = "".join(
         f'<tr><td>{chip(row.token)}</td><td class="id">{share(row.without)} → {share(row.with_)}</td>'
-        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.2g} pts</span></td></tr>'
+        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.2g} pts</span></td>'
+        "</tr>"
         for row in rows.rename(columns={"with": "with_"}).itertuples()
     )
     return f'<table class="rows"><tbody>{body}</tbody></table>'

@@ -107,7 +107,7 @@ class _Opening:
         """Another SAE has other features: none is chosen, the text stays."""
         prompt = str(prompt)
         view = self._shown(opened, Asked({"prompt": prompt} if prompt else {}))
-        return view | self.page.at(sae=opened.name, feature=None)
+        return view | self.page.at(sae=opened.name, feature=None, push=None)
 
     def _shown(self, opened: Opened, asked: Asked) -> View:
         page = self.page

@@ -1,4 +1,4 @@
-"""The two charts: a feature's histogram, and all features' densities in both models."""
+"""The charts: a feature's histogram, all features' densities in both models, and texts at several strengths."""
 
 from __future__ import annotations
 

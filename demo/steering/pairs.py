@@ -117,7 +117,8 @@ def _look(opened: Opened, asked: Asked) -> Iterator[int | Seen]:
     own = asked.site == opened.site.name
     _ = opened.sae, opened.unit
     key = ("pairs", asked)
-    if key not in opened.readings:
+    seen: Seen | None = opened.readings.get(key)
+    if seen is None:
         parts: list[Contrast] = []
         for done in range(0, len(asked.pairs), AT_ONCE):
             yield done
@@ -128,11 +129,10 @@ def _look(opened: Opened, asked: Asked) -> Iterator[int | Seen]:
             raise Refused("Positive and negative texts give equal activations here: there is no direction.")
         with opened.turn:
             unit = opened.unit if own else median_norm(lm, site, lm.tokens(PLAIN))
-            ways = decompose(found, opened.sae, EXPLAINED_BY) if own else None
-            opened.readings[key] = Seen(asked, site, found, unit, ways)
+            seen = Seen(asked, site, found, unit, decompose(found, opened.sae, EXPLAINED_BY) if own else None)
+            opened.readings[key] = seen
             while len(opened.readings) > REMEMBERED:
                 opened.readings.popitem(last=False)
-    seen: Seen = opened.readings[key]
     yield seen
 
 

@@ -80,20 +80,18 @@ def warning(source: Source, written: Written) -> str:
         return ""
     if default > REPEATED:
         return note(BOTH_REPEAT, "warning")
-    softer = abs(source.strength) * 0.75
-    if softer > FLUENT[1]:
-        softer = FLUENT[1]
+    softer = min(abs(source.strength) * 0.75, FLUENT[1])
     sign = "-" if source.strength < 0 else ""
-    advice = f"{sign}{softer:.2f}".rstrip("0") if softer else "fewer features"
+    advice = f"a strength of {sign}{softer:.2f}".rstrip("0") if softer else "to remove fewer features"
     return note(ADVICE.format(advice), "warning")
 
 
 def head(opened: Opened, feature: int) -> str:
-    """What a pushed feature is."""
+    """What a pushed feature is: its label, and the words it fires on where the label does not say them."""
     row = opened.row(feature)
-    words = " · ".join(isolated(word) for word in pushes.fired_on(row)[:5])
-    said = f"Feature {feature}" + (f": {words}" if words and words != cards.label_of(row) else "")
-    return f'{cards.act("open", feature, cards.label_of(row), "name")}<p class="sub">{said}</p>'
+    words = " · ".join(pushes.fired_on(row)[:5])
+    more = f": {isolated(words)}" if words and words != row["label"] else ""
+    return f'{cards.act("open", feature, cards.label_of(row), "name")}<p class="sub">Feature {feature}{more}</p>'
 
 
 def band(low: float, high: float, most: float) -> str:
@@ -127,7 +125,8 @@ def _changes(rows: pd.DataFrame) -> str:
         return note("None.")
     body = "".join(
         f'<tr><td>{chip(row.token)}</td><td class="id">{share(row.without)} → {share(row.with_)}</td>'
-        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.2g}</span></td></tr>'
+        f'<td class="bar"><span style="--part:{min(1.0, abs(row.change)):.2f}">{100 * row.change:+.2g} pts</span></td>'
+        "</tr>"
         for row in rows.rename(columns={"with": "with_"}).itertuples()
     )
     return f'<table class="rows"><tbody>{body}</tbody></table>'

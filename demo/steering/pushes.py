@@ -103,13 +103,14 @@ def common(opened: Opened) -> frozenset[str]:
     """Words that the model expects anywhere in `PLAIN`: of its `COMMON` likeliest by mean and by mean logarithm."""
     key = ("common", opened.about["base"]["name"])
     with opened.turn:
-        if key not in opened.readings:
+        words: frozenset[str] | None = opened.readings.get(key)
+        if words is None:
             logits = opened.base.logits(opened.base.tokens(PLAIN))[0].float().log_softmax(-1)
             by = (logits.exp().mean(dim=0), logits.mean(dim=0))
             likeliest = [set(each.topk(min(COMMON, len(each))).indices.tolist()) for each in by]
             found = likeliest[0] & likeliest[1]
-            opened.readings[key] = frozenset(opened.base.pieces([token])[0].strip().lower() for token in found)
-        words: frozenset[str] = opened.readings[key]
+            words = frozenset(opened.base.pieces([token])[0].strip().lower() for token in found)
+            opened.readings[key] = words
     return words
 
 

@@ -17,7 +17,7 @@ from demo.workbench import Opened
 from demo.writing import Written
 from sae_tools.reports.render import note
 
-READY = note("Press <b>Write both</b>: one seed, so only the push makes a difference.")
+READY = note("Press <b>Write both</b> first.")
 BEFOREHAND = note(
     "Written beforehand, with the first seed. Press <b>Write both</b> to see it grow, then move a slider."
 )

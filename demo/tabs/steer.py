@@ -29,6 +29,9 @@ from sae_tools.reports.render import note
 
 BY = [("Push features", "features"), ("Push along a direction from pairs of texts", "pairs")]
 STRENGTH = f"Strength is in typical activations' lengths: {pushes.FIRM} is a firm push, far more breaks the text."
+INTRODUCTION = (
+    "Turn a feature up or down: one text is written twice, as the model is and with your push, from the same seed."
+)
 STOPPED = note("Stopped.")
 
 
@@ -40,6 +43,7 @@ class Steer(Tab):
         page = self.page
         self.begin = gr.State(None, render=False)
         """Another number than before: write, now that everything is in place."""
+        gr.HTML(note(INTRODUCTION), padding=False)
         self.by = unchecked(gr.Radio(BY, value="features", show_label=False, container=False, elem_id="steer-by"))
         with gr.Column(elem_id="by-features") as self.by_features:
             self.suggestions = page.clickable("", elem_id="suggestions")

@@ -25,3 +25,10 @@ def test_a_histogram_marks_the_value_on_a_text() -> None:
     assert len(plain.data) == 1
     assert list(marked.data[1].x) == [4.5, 4.5]
     assert "4.50" in marked.data[1].text[1]
+
+
+def test_a_sweep_is_two_curves_on_their_own_axes() -> None:
+    swept = pd.DataFrame({"strength": [0.0, -0.4], "amount": [0.1, float("nan")], "nll": [1.0, 2.5]})
+    amount, nll = plots.strengths(swept, "mean activation").data
+    assert (list(amount.x), amount.y[0], amount.yaxis) == ([0.0, -0.4], 0.1, "y")
+    assert (list(nll.y), nll.yaxis) == ([1.0, 2.5], "y2")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from demo.steering.pieces import band, columns, parting
+import pytest
+
+from demo.steering.pieces import band, columns, parting, warning
 from demo.writing import Written
 
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)}"
@@ -37,3 +39,26 @@ def test_nothing_a_model_writes_acts() -> None:
 
 def test_the_band_lies_where_the_slider_has_its_range() -> None:
     assert 'style="left:62.5%;width:12.5%"' in band(0.25, 0.5, 1.0)
+
+
+class Pushed:
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+
+LOOP, FRESH = [1, 2] * 20, list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("strength", "ids", "said"),
+    [
+        (0.4, (FRESH, LOOP), "Try a strength of 0.3."), (-0.4, (FRESH, LOOP), "-0.3."), (1.0, (FRESH, LOOP), "of 0.5."),
+        (0.0, (FRESH, LOOP), "fewer features"), (0.4, (LOOP, LOOP), "temperature"), (0.4, (FRESH, FRESH), ""),
+    ],
+)  # fmt: skip
+def test_a_text_that_repeats_is_told_with_a_softer_strength(
+    strength: float, ids: tuple[list[int], list[int]], said: str
+) -> None:
+    found = warning(Pushed(strength), Written("a", "b", 0, ids))  # type: ignore[arg-type]
+    assert said in found
+    assert bool(found) == bool(said)

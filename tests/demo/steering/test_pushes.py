@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
+from demo import limits
 from demo.limits import Refused
 from demo.steering import pushes
 from demo.steering.ask import Ask, both, changes, swept
 from demo.steering.by_features import ByFeatures
 from demo.workbench import Opened
-from sae_tools.analysis.steering import Push
+from sae_tools.analysis.steering import MODES, Push
+
+
+def test_the_page_offers_every_mode() -> None:
+    assert limits.MODES == MODES
 
 
 def test_the_address_says_pushes_and_gives_them_back(opened: Opened, alive: list[int]) -> None:
@@ -116,3 +121,17 @@ def test_next_token_changes_are_those_of_the_push(opened: Opened, alive: list[in
     with lm.model.get_submodule(opened.site.path).register_forward_hook(moved):
         after = lm.logits(ids)[0, -1].softmax(-1)
     assert table["change"].to_numpy() == pytest.approx((after - before)[table.index.tolist()].tolist(), abs=1e-5)
+
+
+def test_a_visitor_who_leaves_stops_both_texts_at_once(
+    opened: Opened, alive: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    forward = opened.base._forward
+    monkeypatch.setattr(opened.base, "_forward", lambda *given: passes.append(1) or forward(*given))
+    stream = both(ByFeatures(opened, [Push(alive[0], "add", 0.4)], False), Ask(new_tokens=100))
+    next(stream)
+    before = len(passes)
+    stream.close()  # type: ignore[attr-defined]
+    assert len(passes) == before == 2
+    assert not opened.turn.locked()

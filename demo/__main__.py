@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
+from demo.access import Access
 from demo.results import Results
 from sae_tools.common.errors import WorkbenchError
 
@@ -29,26 +30,30 @@ def main(arguments: list[str] | None = None) -> int:
     }
     for name, (kind, default, what) in options.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default: %(default)s)")
+    on = "named endpoints for programs (default: on, unless the page is public)"
+    parser.add_argument("--api", action=argparse.BooleanOptionalAction, default=None, help=on)
+    parser.add_argument("--mcp", action="store_true", help="offer these endpoints to MCP clients as tools")
     given = parser.parse_args(arguments)
     results = Results(given.artifacts)
     try:
         names = results.names()
+        serve(names, results, Access.of(given.host, given.port, given.api, given.mcp, on_spaces))
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 2
-    serve(names, results, given.host, given.port)
     return 0
 
 
-def serve(names: list[str], results: Results, host: str, port: int) -> None:
+def serve(names: list[str], results: Results, access: Access) -> None:
     """Serve at once and open the models meanwhile: the page is up in half the time."""
     from demo.app import build
     from demo.launch import launch
 
     bench: Future[Workbench] = Future()
-    page = build(names, bench)
-    launch(page, host, port, block=False)
-    print(f"The page is on http://{'localhost' if host == '0.0.0.0' else host}:{port}", flush=True)
+    page = build(names, bench, access.api)
+    port = launch(page, access.host, access.port, block=False, mcp=access.mcp)
+    taken = "" if port == access.port else f", since port {access.port} is taken"
+    print(f"The page is on {access.address(port)}{taken}", flush=True)
     threading.Thread(target=_open, args=(names, results, bench), daemon=True).start()
     page.block_thread()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from demo import limits
+from demo.api import Api
 from demo.asked import Asked, numeral
 from demo.badges import badges
 from demo.limits import Refused
@@ -27,8 +28,11 @@ HEADER = (
 )
 
 
-def build(names: list[str], bench: Future[Workbench]) -> gr.Blocks:
-    """The page over the SAEs called `names`; `bench` may still be opening: whoever asks first waits for it."""
+def build(names: list[str], bench: Future[Workbench], api: bool = False) -> gr.Blocks:
+    """The page over the SAEs called `names`; `bench` may still be opening: whoever asks first waits for it.
+
+    With `api`, programs may ask too.
+    """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, elem_id="header")
@@ -37,12 +41,15 @@ def build(names: list[str], bench: Future[Workbench]) -> gr.Blocks:
         tabs: list[Tab] = []
         with gr.Tabs(elem_id="tabs") as page.tabs:
             for kind in TABS:
-                with gr.Tab(kind.title, id=kind.id, elem_id=f"tab-{kind.id}"):
+                with gr.Tab(kind.title, id=kind.id, elem_id=f"tab-{kind.id}") as part:
                     tabs.append(kind(page))
+                tabs[-1].part = part
         _Opening(page, tabs, badges_part).wire(blocks)
         for tab in tabs:
             tab.wire()
         page.wire()
+        if api:
+            Api(page).wire()
     return blocks
 
 

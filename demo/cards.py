@@ -21,10 +21,21 @@ def label_of(row: dict[str, Any]) -> str:
     return isolated(row["label"]) if row["label"] else '<span class="mark">no label</span>'
 
 
+def name_of(opened: Opened, feature: int) -> str:
+    """A feature's label, from the small table: a list of features reads no more of each."""
+    return label_of({"label": opened.store.table.at[feature, "label"]})
+
+
 def known(row: dict[str, Any], column: str) -> float | None:
     """A number of a features' row; None where the stage did not make it or it means nothing for this feature."""
     value = row.get(column)
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def listed(row: dict[str, Any], column: str) -> list[Any]:
+    """A list of a features' row; an empty one where the stage did not make it."""
+    value = row.get(column)
+    return [] if value is None or isinstance(value, float | str) else list(value)
 
 
 def act(what: str, feature: int, content: str, css: str = "") -> str:
@@ -39,7 +50,7 @@ def buttons(feature: int, acts: Sequence[str] = tuple(BUTTONS)) -> str:
 
 def title(opened: Opened, feature: int) -> str:
     """Label and id."""
-    return f'<h3>{label_of(opened.row(feature))}</h3><p class="sub">Feature {feature}</p>'
+    return f'<h3>{name_of(opened, feature)}</h3><p class="sub">Feature {feature}</p>'
 
 
 def facts(opened: Opened, feature: int) -> str:
@@ -52,7 +63,7 @@ def facts(opened: Opened, feature: int) -> str:
     shown.append(("mean", number(row["mean"]), "where it fires"))
     correlation = correlated(opened, feature)
     if correlation is not None:
-        shown.append(("base ↔ finetuned", f"{correlation:.2f}", "correlation"))
+        shown.append(("base ↔ finetuned", f"{round(correlation, 2) + 0.0:.2f}", "correlation"))
     tiles = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{unit}</small></dd></div>" for name, value, unit in shown)
     return f'<dl class="facts">{tiles}</dl>'
 
@@ -113,7 +124,7 @@ def rows(opened: Opened, features: Sequence[int], columns: dict[str, Sequence[st
     head = "".join(f"<th>{name}</th>" for name in ("Feature", "Id", *added))
     body = []
     for i, feature in enumerate(features):
-        name = act("open", feature, label_of(opened.row(feature)), "name")
+        name = act("open", feature, name_of(opened, feature), "name")
         cells = "".join(f"<td>{cells[i]}</td>" for cells in added.values())
         body.append(
             f'<tr data-act="open" data-feature="{feature}"><td>{name}</td><td class="id">{feature}</td>{cells}</tr>'

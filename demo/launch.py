@@ -8,6 +8,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.middleware import Middleware
 
+from demo.access import free_port
 from demo.guard import Guard
 from demo.tabs import TABS
 
@@ -33,17 +34,25 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
-def launch(page: gr.Blocks, host: str, port: int, block: bool = True) -> None:
-    """Serve the page with everything that it does not need switched off."""
+def launch(page: gr.Blocks, host: str, port: int, block: bool = True, mcp: bool = False) -> int:
+    """Serve the page with everything that it does not need switched off; with `mcp`, its endpoints are tools too.
+
+    The port is `port` or, where it is taken, the next free one, which is given back.
+
+    Raises:
+        InputError: as `free_port`.
+    """
+    port = free_port(host, port)
     page.queue(max_size=16, default_concurrency_limit=1, api_open=False)
     page.launch(
         server_name=host, server_port=port, prevent_thread_lock=not block, quiet=True, share=False, show_error=False,
         enable_monitoring=False, run_history=False, max_file_size="1kb", max_threads=8, state_session_capacity=200,
-        strict_cors=True, ssr_mode=False, mcp_server=False, pwa=False, allowed_paths=[], footer_links=[],
+        strict_cors=True, ssr_mode=False, mcp_server=mcp, pwa=False, allowed_paths=[], footer_links=[],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None, "middleware": [Middleware(Guard)]},
         theme=theme(), css_paths=sorted((HERE / "styles").glob("*.css")),
         js=_script(),
     )  # fmt: skip
+    return port
 
 
 def _script() -> str:

@@ -19,6 +19,9 @@ MAX_STRENGTH = 1.0
 MAX_SEED = 2**31 - 1
 MAX_BASKET = 100
 MAX_PUSHES = 5
+MAX_PAIRS = 64
+MAX_PAIRS_CHARACTERS = 40_000
+MODES = ("add", "clamp", "ablate")
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the visitor, in plain words
@@ -27,12 +30,17 @@ class Refused(Exception):  # noqa: N818 - an answer to the visitor, in plain wor
 
 def prompt(value: object) -> str:
     """Text that a tokenizer can read: not empty, at most `MAX_CHARACTERS`, no half of a surrogate pair."""
+    return text(value, "The prompt", MAX_CHARACTERS)
+
+
+def text(value: object, what: str, most: int) -> str:
+    """Text that is not empty, of at most `most` characters, without half of a surrogate pair; `what`: "The prompt"."""
     if not isinstance(value, str) or not value.strip():
-        raise Refused("The prompt is empty. Type a few words first.")
-    if len(value) > MAX_CHARACTERS:
-        raise Refused(f"The prompt has {len(value):,} characters; at most {MAX_CHARACTERS:,} are read.")
+        raise Refused(f"{what} is empty. Type a few words first.")
+    if len(value) > most:
+        raise Refused(f"{what} has {len(value):,} characters; at most {most:,} are read.")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise Refused("The prompt holds a broken character (half of a surrogate pair). Remove it and try again.")
+        raise Refused(f"{what} holds a broken character (half of a surrogate pair). Remove it and try again.")
     return value
 
 
@@ -75,6 +83,33 @@ def choice(value: object, what: str, allowed: Sequence[str]) -> str:
 def feature(value: object, d_sae: int) -> int:
     """The id of a feature that an SAE of `d_sae` features has."""
     return whole(value, "Feature", 0, d_sae - 1)
+
+
+def pushes(value: object, d_sae: int) -> list[tuple[int, str, float]]:
+    """(feature, mode, strength) of one to `MAX_PUSHES` features, each named once; an ablated one has strength 0."""
+    if not isinstance(value, list) or not value:
+        raise Refused("No feature is pushed. Add one first.")
+    if len(value) > MAX_PUSHES:
+        raise Refused(f"At most {MAX_PUSHES} features are pushed at once; take one out first.")
+    found: list[tuple[int, str, float]] = []
+    for entry in value:
+        if not isinstance(entry, list | tuple) or len(entry) != 3:
+            raise Refused("A push is a feature, a mode and a strength.")
+        number, mode = feature(entry[0], d_sae), choice(entry[1], "Mode", MODES)
+        strength = 0.0 if mode == "ablate" else finite(entry[2], "Strength", -MAX_STRENGTH, MAX_STRENGTH)
+        if number in [each[0] for each in found]:
+            raise Refused(f"Feature {number} is there already; each feature is pushed once.")
+        found.append((number, mode, strength))
+    return found
+
+
+def positions(value: object) -> list[int]:
+    """Places of tokens from "0, -1": one to 16 whole numbers, 0 the first, -1 the last."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    most = MAX_TOKENS - 1
+    if not 0 < len(parts) <= 16 or not all(part.removeprefix("-").isdecimal() and len(part) < 6 for part in parts):
+        raise Refused("Tokens are chosen by number, such as 0, 1 for the first two or -1 for the last; at most 16.")
+    return [whole(int(part), "Token", -most - 1, most) for part in parts]
 
 
 def basket(value: object) -> list[dict[str, Any]]:

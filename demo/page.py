@@ -80,7 +80,7 @@ class Page:
 
     def on_click(
         self, part: gr.HTML, answer: Answer, inputs: Sequence[Any] = (), outputs: Sequence[Any] = (),
-        group: str = "tables",
+        group: str = "tables", **more: Any,
     ) -> Any:  # fmt: skip
         """As `on`, for a click on an element of `part` that carries `data-…`: `answer(opened, data, *values)`."""
 
@@ -91,7 +91,7 @@ class Page:
 
         return part.click(
             clicked, [self.sae, *inputs], list(outputs), concurrency_limit=TURNS[group], concurrency_id=group,
-            show_progress="hidden", **PRIVATE,
+            show_progress="hidden", **PRIVATE, **more,
         )  # fmt: skip
 
     def wire(self) -> None:

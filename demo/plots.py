@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -27,16 +28,27 @@ def _axis(title: str, **more: object) -> dict[str, object]:
     return {"title": {"text": title}, "gridcolor": GRID, "zeroline": False, "fixedrange": True, **more}
 
 
-def histogram(counts: Sequence[int], maximum: float) -> go.Figure:
-    """How often a feature fires how strongly; `counts` in equal bins over (0, maximum], on a logarithmic axis."""
+def histogram(counts: Sequence[int], maximum: float, here: float = 0.0) -> go.Figure:
+    """How often a feature fires how strongly; `counts` in equal bins over (0, maximum], on a logarithmic axis.
+
+    Above 0, `here` is its largest value on the visitor's text, and is marked.
+    """
     step = maximum / max(1, len(counts))
     hover = [f"{number(i * step)} to {number((i + 1) * step)}: {int(n):,} tokens" for i, n in enumerate(counts)]
     bars = go.Bar(
         x=[(i + 0.5) * step for i in range(len(counts))], y=[int(n) for n in counts],
         marker={"color": ACCENT, "line": {"width": 0}}, hovertext=hover, hoverinfo="text",
     )  # fmt: skip
-    tokens = _axis("tokens", type="log", dtick=1, exponentformat="none")
-    return go.Figure(bars, _layout(180, xaxis=_axis("activation", showgrid=False), yaxis=tokens))
+    traces: list[go.Bar | go.Scatter] = [bars]
+    top = max([1, *counts])
+    if here > 0:
+        said, side = f"your text: {number(here)}", "left" if 2 * here > maximum else "right"
+        traces.append(go.Scatter(
+            x=[here, here], y=[1, 3 * top], mode="lines+text", text=["", said], textposition=f"middle {side}",
+            line={"color": CHOSEN, "width": 2}, textfont={"color": CHOSEN}, hovertext=[said] * 2, hoverinfo="text",
+        ))  # fmt: skip
+    tokens = _axis("tokens", type="log", dtick=1, exponentformat="none", range=[-0.1, math.log10(5 * top)])
+    return go.Figure(traces, _layout(180, xaxis=_axis("activation", showgrid=False), yaxis=tokens))
 
 
 def densities(agreement: pd.DataFrame, labels: pd.Series, chosen: int | None) -> tuple[go.Figure, int]:
@@ -68,3 +80,22 @@ def densities(agreement: pd.DataFrame, labels: pd.Series, chosen: int | None) ->
 def _hover(feature: int, label: str, base: float, finetuned: float) -> str:
     # Plotly reads <b>, <br> and <a> in hover texts.
     return f"{feature}: {escape(label)}<br>base {escape(share(base))}, finetuned {escape(share(finetuned))}"
+
+
+def strengths(swept: pd.DataFrame, measured: str) -> go.Figure:
+    """How much of a feature is in texts pushed at several strengths (left), and how unlikely they become (right)."""
+    sides = (("amount", "y", ACCENT, measured), ("nll", "y2", CHOSEN, "nats a token, unsteered"))
+    x = swept["strength"].tolist()
+    curves = [
+        go.Scatter(
+            x=x, y=swept[column].tolist(), yaxis=axis, mode="lines+markers", name=name,
+            line={"color": colour, "width": 2}, hovertemplate="%{x:+g}: %{y:.3g}",
+        )
+        for column, axis, colour, name in sides
+    ]  # fmt: skip
+    layout = _layout(
+        260, xaxis=_axis("strength", showgrid=False, tickvals=x), yaxis=_axis(measured, rangemode="tozero"),
+        yaxis2=_axis(sides[1][3], overlaying="y", side="right", rangemode="tozero", showgrid=False),
+    )  # fmt: skip
+    layout.update(showlegend=True, legend={"orientation": "h", "y": 1.2}, margin={"l": 48, "r": 48, "t": 8, "b": 40})
+    return go.Figure(curves, layout)

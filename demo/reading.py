@@ -11,7 +11,7 @@ from torch import Tensor
 
 from demo.limits import MAX_TOKENS
 from demo.workbench import Opened
-from sae_tools.analysis.next_tokens import next_tokens
+from sae_tools.analysis.next_tokens import after_last
 from sae_tools.models.lm import LanguageModel
 
 Which = Literal["base", "finetuned"]
@@ -46,7 +46,7 @@ class Reading:
     cut: bool
     """Whether the text went on after the last token."""
     following: pd.DataFrame
-    """The likeliest tokens after the last one, a row a rank, as `next_tokens` gives them."""
+    """The likeliest tokens after the last one, with and without the SAE, as `after_last` gives them."""
 
     def of(self, feature: int) -> list[float]:
         """One feature's value on each token."""
@@ -87,6 +87,12 @@ def read(opened: Opened, text: str, which: Which = "base") -> Reading:
         return found
 
 
+def remembered(opened: Opened, text: str, which: Which = "base") -> Reading | None:
+    """A text's reading, where it is among the last 64; runs no model."""
+    found: Reading | None = opened.readings.get((which, text))
+    return found
+
+
 @torch.no_grad()
 def _read(opened: Opened, lm: LanguageModel, text: str) -> Reading:
     ids = lm.tokens(text)
@@ -102,5 +108,5 @@ def _read(opened: Opened, lm: LanguageModel, text: str) -> Reading:
     if pieces and not text.startswith(" "):
         pieces[0] = pieces[0].removeprefix(" ")  # put there by some tokenizers
     token, feature = features.nonzero(as_tuple=True)
-    following = next_tokens(opened.sae, lm, opened.site, ids, NEXT).loc[ids.shape[1] - 1]
+    following = after_last(opened.sae, lm, opened.site, ids, NEXT)
     return Reading(pieces, token, feature, features[token, feature], missed.tolist(), cut, following)

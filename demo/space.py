@@ -93,6 +93,8 @@ def _fill(space: Path, root: Path, results: Results, models: list[str]) -> None:
     for name in results.names():
         for kind in ("saes", "features", "evaluation", "transfer"):
             _copy_folder(root / "artifacts" / kind / name, space / "artifacts" / kind / name)
+    for path in _compared(results.names()):
+        _copy(root / "artifacts" / path, space / "artifacts" / path)
     for model in models:
         if (root / model).is_dir():
             for pattern in MODEL_FILES:
@@ -105,6 +107,12 @@ def _fill(space: Path, root: Path, results: Results, models: list[str]) -> None:
     (space / "app.py").write_text(APP)
     needed = sorted(_needed(root / "pyproject.toml") - LEFT_TO_SPACES)
     (space / "requirements.txt").write_text("".join(f"{name}=={pins[name]}\n" for name in needed))
+
+
+def _compared(names: list[str]) -> list[Path]:
+    """What the page shows of repaired SAEs and of the crosscoder; their weights stay behind."""
+    tables = [Path("crosscoder", name) for name in ("figures.json", "latents.parquet", "examples.parquet")]
+    return [*tables, *(Path("adapted", name, "figures.json") for name in names)]
 
 
 def _models(root: Path, results: Results) -> list[str]:

@@ -19,6 +19,8 @@ class Tab:
     id: ClassVar[str]
     """In the address, `?tab=…`."""
     title: ClassVar[str]
+    part: Any
+    """The `gr.Tab` that holds it; its `select` fires when it comes into sight."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

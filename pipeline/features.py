@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline import paths
-from pipeline.params import Params, run
+from pipeline.params import Params, labels_of, run
 
 
 def main(params: Params, name: str) -> None:
     from sae_tools import saes
-    from sae_tools.analysis.features import describe
-    from sae_tools.common.artifacts import new_folder
+    from sae_tools.analysis.imported import read_labels
+    from sae_tools.analysis.tables import make_tables
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
     from sae_tools.verify import check
@@ -19,14 +21,14 @@ def main(params: Params, name: str) -> None:
     check(paths.sae(name))
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     sae = saes.load(paths.sae(name), device=str(lm.device))
-    ids = Tokens.load(paths.TOKENS).first_train(config.n_tokens)
-    features, examples = describe(sae, lm, lm.site(params.site), ids, config)
-    with new_folder(paths.features(name), about(params, name, ids.numel(), sae.cfg.d_sae)) as folder:
-        features.to_parquet(folder / "features.parquet", compression="zstd")
-        examples.to_parquet(folder / "examples.parquet", compression="zstd")
+    imported = read_labels(Path(labels_of(config, name)), sae.cfg.d_sae) if config.labels else {}
+    tokens = Tokens.load(paths.TOKENS)
+    make_tables(
+        sae, lm, lm.site(params.site), tokens, config, paths.features(name), about(params, name), imported
+    )  # fmt: skip
 
 
-def about(params: Params, name: str, n_tokens: int, d_sae: int) -> dict[str, object]:
+def about(params: Params, name: str) -> dict[str, object]:
     """What the page needs to know to load the models that the features belong to."""
     models = params.language_model
     finetuned = {"name": models.finetuned, "revision": models.finetuned_revision} if models.finetuned else None
@@ -36,9 +38,7 @@ def about(params: Params, name: str, n_tokens: int, d_sae: int) -> dict[str, obj
         "base": {"name": models.base, "revision": models.revision},
         "finetuned": finetuned,
         "dtype": models.dtype,
-        "n_tokens": n_tokens,
         "context_size": params.dataset.context_size,
-        "d_sae": d_sae,
     }
 
 

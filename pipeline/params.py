@@ -28,7 +28,15 @@ from sae_tools.common.settings import (
     Transfer,
 )
 from sae_tools.models.sites import locate
-from sae_tools.models.sources import check_context, check_dataset, check_finetune, check_model, check_probe, n_layers
+from sae_tools.models.sources import (
+    check_context,
+    check_dataset,
+    check_finetune,
+    check_labels,
+    check_model,
+    check_probe,
+    n_layers,
+)
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 
@@ -119,6 +127,8 @@ def _check_sources(params: Params) -> None:
             )
     for probe in params.evaluate.probes:
         check_probe(probe)
+    for name in params.saes if params.features.labels else ():
+        check_labels(labels_of(params.features, name))
     base, finetuned = params.language_model.base, params.language_model.finetuned
     configs = {model: check_model(model) for model in (base, finetuned) if model}
     one, other = configs[base], configs.get(finetuned or "")
@@ -129,6 +139,11 @@ def _check_sources(params: Params) -> None:
             locate(params.site, str(config.get("model_type")), n_layers(config))
             for where, dataset in datasets.items():
                 check_context(dataset, where, str(model), config)
+
+
+def labels_of(features: Features, name: str) -> str:
+    """Where the labels of the SAE called `name` lie; nothing if there are none."""
+    return (features.labels or "").replace("{sae}", name)
 
 
 def sae_named(params: Params, name: str) -> Recipe | Pretrained:

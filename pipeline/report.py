@@ -105,7 +105,7 @@ def features(store: FeatureStore) -> list[Shown]:
             row["density"],
             row["maximum"],
             [(text_of(e.ids), e.values) for e in store.examples(int(feature))[:N_EXAMPLES]],
-            [tokenizer.decode([token]) for token in row["top_tokens"]],
+            [tokenizer.decode([token]) for token in store.row(int(feature))["top_tokens"]],
         )
         for feature, row in drawn.to_dict("index").items()
     ]

@@ -200,7 +200,7 @@ SMALL: dict[str, Any] = {
             "n_examples": 8,
         },
     },
-    "features": {"n_tokens": 16_384},
+    "features": {"n_tokens": 16_384, "n_calibrated": 4, "new_tokens": 8},
 }  # fmt: skip
 """The default pipeline in small: the embedded models and texts, two SAEs of 512 latents."""
 

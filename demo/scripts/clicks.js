@@ -24,3 +24,13 @@ element.addEventListener('keydown', (event) => {
   const next = row[row.indexOf(found) + step];
   if (next) { event.preventDefault(); found.tabIndex = -1; next.tabIndex = 0; next.focus(); }
 });
+// What is drawn anew under the focus gets it back: arrows go on along a text after each look at a token.
+let held = '';
+document.addEventListener('focusin', ({ target }) => {
+  const found = element.contains(target) && acting({ target });
+  const names = found ? ['act', 'token', 'feature'].filter((name) => name in found.dataset) : [];
+  held = names.map((name) => `[data-${name}="${CSS.escape(found.dataset[name])}"]`).join('');
+});
+new MutationObserver(() => {
+  if (held && document.activeElement === document.body) element.querySelector(held)?.focus({ preventScroll: true });
+}).observe(element, { childList: true, subtree: true });

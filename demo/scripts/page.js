@@ -18,4 +18,24 @@
     buttons().find((button) => tabs[button.textContent.trim()] === 'search')?.click();
     setTimeout(() => document.querySelector('#search-text :is(input, textarea)')?.focus(), 100);
   });
+  // A button with data-png saves the chart in the element that it names, as it looks.
+  document.addEventListener('click', async (event) => {
+    const asked = event.target.closest('[data-png]');
+    const layers = asked ? [...document.querySelectorAll(`${asked.dataset.png} svg.main-svg`)] : [];
+    if (!layers.length) return;
+    const { width, height } = layers[0].getBoundingClientRect();
+    const canvas = Object.assign(document.createElement('canvas'), { width: 2 * width, height: 2 * height });
+    const drawing = canvas.getContext('2d');
+    drawing.scale(2, 2);
+    drawing.fillStyle = getComputedStyle(document.body).backgroundColor;
+    drawing.fillRect(0, 0, width, height);
+    for (const layer of layers) {
+      const image = new Image();
+      image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(new XMLSerializer().serializeToString(layer))}`;
+      await image.decode();
+      drawing.drawImage(image, 0, 0, width, height);
+    }
+    const id = new URL(window.location.href).searchParams.get('feature') || 'chart';
+    Object.assign(document.createElement('a'), { href: canvas.toDataURL(), download: `feature-${id}.png` }).click();
+  });
 }

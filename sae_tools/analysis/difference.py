@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_tools.analysis.examples import pick_examples
-from sae_tools.analysis.features import labels
+from sae_tools.analysis.features import automatic_labels
 from sae_tools.analysis.firings import Firings, in_order
 from sae_tools.common.settings import Features
 from sae_tools.metrics import crosscoder as metrics
@@ -86,10 +86,9 @@ def difference(
     seen = _read(parts, models, site, ids, batch_size)
     tokens, features, values = (torch.cat(found) for found in (seen.tokens, seen.features, seen.values))
     firings = in_order(tokens, features, values, parts.joint.cfg.d_sae, seen.n_tokens)
-    flat = ids.flatten().numpy()
-    latents = _table(parts, seen, firings).assign(label=labels(firings, flat, models[0]))
+    latents = _table(parts, seen, firings).assign(label=automatic_labels(firings, ids, models[0]))
     chosen = most_exclusive(latents, n_examples)
-    examples = pick_examples(_only(firings, chosen), flat, ids.shape[1], shown)
+    examples = pick_examples(_only(firings, chosen), ids.flatten().numpy(), ids.shape[1], shown)
     return Difference(summarise(latents) | _explained(seen), latents, examples)
 
 

@@ -1,11 +1,12 @@
-"""What a person looks at: for each feature its examples, histogram, promoted tokens, neighbours and a label.
+"""What a person looks at: for each feature its label, examples, histogram, words, promoted tokens and neighbours.
 
-`describe` makes the tables of one SAE. A feature's label is the tokens on which it is
-strongest in sum; it says where the feature fires, not what it means.
+`describe` makes the tables of one SAE. A label made here says where a feature fires, not what it means.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_tools.analysis.coactive import coactive
+from sae_tools.analysis.contexts import Contexts, Text, Vocabulary
+from sae_tools.analysis.detection import DETECTION, detect
 from sae_tools.analysis.examples import pick_examples
 from sae_tools.analysis.firings import BINS, Firings, find_firings
+from sae_tools.analysis.imported import Label
+from sae_tools.analysis.labels import make_labels
 from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Features
 from sae_tools.metrics.dictionary import spread
@@ -23,7 +29,6 @@ from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
 
-LABEL_TOKENS = 3
 GROUP = 64
 """Directions that are looked at together, by their maximum."""
 LARGE = 10**11
@@ -34,64 +39,87 @@ DEFAULT = Features()
 
 
 def describe(
-    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features = DEFAULT
+    sae: SAE[Any],
+    lm: LanguageModel,
+    site: Site,
+    ids: Tensor,
+    config: Features = DEFAULT,
+    *,
+    held_out: Tensor | None = None,
+    firings: Firings | None = None,
+    imported: Mapping[int, Label] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table of features (one row each) and the table of examples of an SAE, from (n_blocks, context) ids."""
-    firings = find_firings(sae, lm, site, ids, config.batch_size)
-    tokens = ids.flatten().numpy()
-    count, live = firings.count, firings.count > 0
-    sums = np.bincount(firings.feature, weights=firings.value, minlength=firings.d_sae)
-    steps = firings.feature.astype(np.int64) * BINS + firings.bin
-    promoted = promoted_tokens(sae, lm, site, config.n_promoted)
-    peaked = {name: promoted.pop(name) for name in ("kurtosis", "top10_share")}
-    shown = {
-        "histogram": np.bincount(steps, minlength=firings.d_sae * BINS).reshape(-1, BINS),
-        **promoted,
+    """The table of features (one row each) and the table of examples of an SAE, from (n_blocks, context) ids.
+
+    Labels are tested on `held_out` (n_blocks, context) ids, where there are any; `firings` are those on `ids`, if they
+    are known; `imported` labels, by feature, take the place of those made here.
+    """
+    firings = firings or find_firings(sae, lm, site, ids, config.batch_size)
+    live = firings.count > 0
+    lists = {
+        "histogram": histograms(firings),
+        **promoted_tokens(sae, lm, site, config.n_promoted),
         **neighbours(sae.W_dec.detach().float(), config.n_neighbours),
     }
-    table = pd.DataFrame(
-        {
-            "label": labels(firings, tokens, lm),
-            "density": count / firings.n_tokens,
+    peaked = {name: lists.pop(name) for name in ("kurtosis", "top10_share")}
+    labels, contexts = _meanings(sae, lm, site, ids, config, held_out, firings)
+    table = pd.concat([
+        final_labels(labels, imported or {}),
+        pd.DataFrame({
+            "density": firings.count / firings.n_tokens,
             "maximum": firings.maximum.astype(np.float64),
-            "mean": sums / count.clip(min=1),
+            "mean": np.bincount(firings.feature, firings.value, firings.d_sae) / firings.count.clip(min=1),
             **peaked,
             **{name: [row if fires else row[:0] for row, fires in zip(rows, live, strict=True)]
-               for name, rows in shown.items()},
-        }
-    ).rename_axis("feature")  # fmt: skip
-    return table, pick_examples(firings, tokens, ids.shape[1], config)
+               for name, rows in lists.items()},
+        }),
+        contexts,
+        coactive(firings),
+    ], axis=1).rename_axis("feature")  # fmt: skip
+    return table, pick_examples(firings, ids.flatten().numpy(), ids.shape[1], config)
 
 
-def labels(firings: Firings, ids: np.ndarray, lm: LanguageModel) -> list[str]:
-    """For each feature the tokens that hold most of its activation in sum, strongest first; empty if it never fires."""
-    key, order = torch.from_numpy(firings.feature.astype(np.int64) * lm.d_vocab + ids[firings.token]).sort()
-    pairs, inverse = (t.numpy() for t in torch.unique_consecutive(key, return_inverse=True))
-    total = np.bincount(inverse, weights=firings.value[order.numpy()], minlength=len(pairs))
-    feature, token = np.divmod(pairs, lm.d_vocab)
-    starts = np.searchsorted(feature, np.flatnonzero(firings.count))
-    shown: list[list[str]] = [[] for _ in range(firings.d_sae)]
-    text = _Texts(lm)
-    for _ in range(LABEL_TOKENS if len(pairs) else 0):
-        best = np.maximum.reduceat(total, starts)
-        found = np.flatnonzero(total == np.repeat(best, np.diff(starts, append=len(total))))
-        found = found[np.searchsorted(feature[found], np.flatnonzero(firings.count))]
-        for pair in found[total[found] > 0]:
-            shown[feature[pair]].append(text[token[pair]])
-        total[found] = 0
-    return [" · ".join(dict.fromkeys(words)) for words in shown]
+def _meanings(
+    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features, held_out: Tensor | None,
+    firings: Firings,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Of each feature its automatic_label and how well that is detected; and the words where it fires."""
+    texts = [ids] if held_out is None else [ids, held_out]
+    vocabulary = Vocabulary(lm.tokenizer, texts)
+    text = Text.of(lm, vocabulary, ids)
+    contexts = Contexts.of(firings, text)
+    labels = make_labels(firings, text, contexts)
+    table = pd.DataFrame({"automatic_label": labels.texts(vocabulary)})
+    if held_out is None:
+        return table.assign(**dict.fromkeys(DETECTION, np.nan)), contexts.table(vocabulary, firings)
+    elsewhere = find_firings(sae, lm, site, held_out, config.batch_size)
+    found = detect(labels, elsewhere, Text.of(lm, vocabulary, held_out))
+    return pd.concat([table, found], axis=1), contexts.table(vocabulary, firings)
 
 
-class _Texts(dict[int, str]):
-    """What each token looks like in a label, white space made visible."""
+def histograms(firings: Firings) -> np.ndarray:
+    """(d_sae, BINS) how many of a feature's values lie in each of equal steps up to its maximum."""
+    steps = firings.feature.astype(np.int64) * BINS + firings.bin
+    return np.bincount(steps, minlength=firings.d_sae * BINS).reshape(-1, BINS)
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.tokenizer = lm.tokenizer
 
-    def __missing__(self, token: int) -> str:
-        text = self.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False)
-        self[token] = text.strip() or text.replace("\n", "⏎").replace(" ", "␣")
-        return self[token]
+def final_labels(table: pd.DataFrame, imported: Mapping[int, Label]) -> pd.DataFrame:
+    """A table with automatic_label and detection, and before them the label that is shown, label_source ("automatic",
+    "person", a model's or tool's name) and label_score (detection, or the score that was imported with the label).
+    """
+    label, source, score = (table["automatic_label"].tolist(), ["automatic"] * len(table), table["detection"].tolist())
+    for feature, given in imported.items():
+        label[feature], source[feature] = given.text, given.source
+        score[feature] = math.nan if given.score is None else given.score
+    shown = pd.DataFrame({"label": label, "label_source": source, "label_score": score}, index=table.index)
+    return pd.concat([shown, table], axis=1)
+
+
+def automatic_labels(firings: Firings, ids: Tensor, lm: LanguageModel) -> list[str]:
+    """For each feature a label made of words, as `labels` makes it; empty if it never fires."""
+    vocabulary = Vocabulary(lm.tokenizer, [ids])
+    text = Text.of(lm, vocabulary, ids)
+    return make_labels(firings, text, Contexts.of(firings, text)).texts(vocabulary)
 
 
 @torch.no_grad()

@@ -23,12 +23,7 @@ def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: in
     `model_token`, `model_probability`, likewise `sae_` (special tokens keep their own activations) and `zeros_` (none
     does, as in `evaluate`).
     """
-    replay = Replay(lm, site, ids.to(lm.device))
-    patches = {
-        "sae": Patch(site, lambda acts: sae.decode(sae.encode(acts.to(sae.dtype))).to(acts.dtype)),
-        "zeros": Patch(site, torch.zeros_like, everywhere=True),
-    }
-    logits = {"model": replay.logits} | {way: replay.logits_with(patch) for way, patch in patches.items()}
+    logits = _logits(sae, lm, site, ids)
     pieces, k = lm.pieces(ids[0].tolist()), min(k, lm.d_vocab)
     index = pd.MultiIndex.from_product([range(len(pieces)), range(1, k + 1)], names=["position", "rank"])
     table = pd.DataFrame({"token": [piece for piece in pieces for _ in range(k)]}, index=index)
@@ -37,6 +32,32 @@ def next_tokens(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: in
         table[f"{way}_token"] = [lm.tokenizer.decode([i]) for i in likeliest.indices.flatten().tolist()]
         table[f"{way}_probability"] = likeliest.values.flatten().cpu().numpy()
     return table
+
+
+@torch.no_grad()
+def after_last(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, k: int = 10) -> pd.DataFrame:
+    """What follows (1, n) ids: the `k` likeliest next tokens of the model, and those with the SAE spliced in.
+
+    A row a token, indexed by its id, the model's likeliest first; columns token, model, sae, zeros (its probability
+    each way, as in `next_tokens`), change = sae - model.
+    """
+    ways = {way: logits[0, -1].float().softmax(dim=-1).cpu() for way, logits in _logits(sae, lm, site, ids).items()}
+    k = min(k, lm.d_vocab)
+    chosen = sorted({i for way in ("model", "sae") for i in ways[way].topk(k).indices.tolist()})
+    table = pd.DataFrame({way: values[chosen].numpy() for way, values in ways.items()}, index=chosen)
+    table.insert(0, "token", [lm.tokenizer.decode([i]) for i in chosen])
+    table["change"] = table["sae"] - table["model"]
+    return table.rename_axis("id").sort_values("model", ascending=False, kind="stable")
+
+
+def _logits(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor) -> dict[str, Tensor]:
+    """(1, n, d_vocab) logits a way."""
+    replay = Replay(lm, site, ids.to(lm.device))
+    patches = {
+        "sae": Patch(site, lambda acts: sae.decode(sae.encode(acts.to(sae.dtype))).to(acts.dtype)),
+        "zeros": Patch(site, torch.zeros_like, everywhere=True),
+    }
+    return {"model": replay.logits} | {way: replay.logits_with(patch) for way, patch in patches.items()}
 
 
 @torch.no_grad()

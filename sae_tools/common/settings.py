@@ -208,6 +208,12 @@ class Transfer:
 class Features:
     n_tokens: Positive = 300_000
     """Training tokens to look for examples in, at most; needs about 12 bytes x L0 of memory for each."""
+    n_held_out: Positive = 32_768
+    """Held-out tokens on which labels are tested, at most."""
+    labels: Name | None = None
+    """Labels by people or language models, shown in place of those made here: a .csv with columns feature and label,
+    Neuronpedia's .json or .jsonl.gz, or a folder of such files or of Delphi's explanations; {sae} in the path stands
+    for the SAE's name."""
     batch_size: Positive = 32
     """Blocks in one forward pass."""
     n_top: Positive = 10
@@ -220,3 +226,21 @@ class Features:
     """Tokens that a feature makes more likely, and less likely, to keep."""
     n_neighbours: Natural = 8
     """Nearest features by decoder direction to keep."""
+    n_gained: Natural = 8_192
+    """Features whose push is tried on held-out text, to see what it makes likelier: those that fire on several whole
+    words first."""
+    n_calibrated: Natural = 256
+    """Features of the best steering score with which texts are written, to find the strength that each one bears."""
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6)
+    """Strengths to write with, in median norms at the site."""
+    prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
+        "One morning, Ben and his dad went to the beach.",
+        "Sue was playing in the yard with her friend.",
+    )
+    """Beginnings of these texts."""
+    new_tokens: Positive = 40
+    """Tokens of each text."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7
+    """Temperature at which they are sampled."""
+    n_gallery: tuple[Natural, Natural] = (20, 10)
+    """Features of the gallery: concepts, and features to steer with."""

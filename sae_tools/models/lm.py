@@ -177,7 +177,7 @@ class LanguageModel:
     @torch.no_grad()
     def logits(self, ids: Tensor, patch: Patch | None = None) -> Tensor:
         """(batch, context, d_vocab) next-token logits, patched if asked."""
-        return self._forward(ids, patch)[0]
+        return self.forward(ids, patch)[0]
 
     @torch.no_grad()
     def generate(
@@ -191,14 +191,15 @@ class LanguageModel:
         generator = torch.Generator().manual_seed(seed)
         cache, step = None, ids
         for _ in range(min(max_new_tokens, self.context_size - ids.shape[1])):
-            logits, cache = self._forward(step, patch, cache)
-            token = _sample(logits[0, -1], temperature, generator)
+            logits, cache = self.forward(step, patch, cache)
+            token = int(pick(logits[0, -1], temperature, noise(self.d_vocab, generator)))
             if token == self.tokenizer.eos_token_id:
                 return
             yield token
             step = torch.tensor([[token]], device=self.device)
 
-    def _forward(self, ids: Tensor, patch: Patch | None, cache: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, ids: Tensor, patch: Patch | None, cache: Any = None) -> tuple[Tensor, Any]:
+        """Logits as `logits`, going on from what a cache holds, and the cache with these ids in it."""
         ids = ids.to(self.device)
         with ExitStack() as hooks:
             if patch is not None:
@@ -261,11 +262,19 @@ def _gamma(norm: nn.Module, like: Tensor) -> Tensor:
     return gamma
 
 
-def _sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+def noise(d_vocab: int, generator: torch.Generator) -> Tensor:
+    """(d_vocab,) exponentially distributed numbers: what one `pick` needs of chance."""
+    return torch.empty(d_vocab).exponential_(generator=generator)
+
+
+def pick(logits: Tensor, temperature: float, chance: Tensor) -> Tensor:
+    """(...) tokens sampled from (..., d_vocab) logits by (..., d_vocab) `noise`; temperature 0 takes the likeliest.
+
+    argmax p_t / e_t is t with probability p_t, as `torch.multinomial` draws too: equal noise means equal luck.
+    """
     if temperature == 0:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits.float().cpu() / temperature, dim=-1)
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+        return logits.argmax(dim=-1).cpu()
+    return (torch.softmax(logits.float().cpu() / temperature, dim=-1) / chance).argmax(dim=-1)
 
 
 @contextmanager

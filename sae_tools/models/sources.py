@@ -65,6 +65,16 @@ def check_probe(path: str) -> None:
         raise InputError(f"probe table {path!r} is of no known format; give a .csv (also .gz, .zst) or .parquet file.")
 
 
+def check_labels(path: str) -> None:
+    """Refuse labels that are not there.
+
+    Raises:
+        InputError: naming the path and the remedy.
+    """
+    if not Path(path).exists():
+        raise InputError(f"labels {path!r} do not exist; give a file or a folder, or set features.labels to null.")
+
+
 def n_layers(config: dict[str, Any]) -> int:
     """Number of blocks, by whichever name a family's config.json gives it."""
     for key in ("num_hidden_layers", "n_layer", "num_layers"):

@@ -64,28 +64,31 @@ def share(value: float) -> str:
     return "<0.01%" if value < 0.0001 else f"{100 * value:.{2 if value < 0.01 else 1 if value < 0.1 else 0}f}%"
 
 
-def strip(pieces: Sequence[str], values: Sequence[float], maximum: float, small: bool = False) -> str:
+def strip(
+    pieces: Sequence[str], values: Sequence[float], maximum: float, small: bool = False, attributes: Sequence[str] = ()
+) -> str:
     """A text token by token, each the more coloured the nearer its value is to `maximum`; the value shows on hover.
 
     Tokens that are only part of a character (empty pieces) are drawn with the token that completes it. A small strip
-    stays one paragraph: its line breaks are marked, not made.
+    stays one paragraph: its line breaks are marked, not made. `attributes` are markup of our own, one for each token.
     """
     tokens: list[str] = []
     strongest = 0.0
-    for piece, value in zip(pieces, values, strict=True):
+    for i, (piece, value) in enumerate(zip(pieces, values, strict=True)):
         strongest = max(strongest, value)
         if piece:
-            tokens.append(_token(piece, strongest, maximum, small))
+            tokens.append(_token(piece, strongest, maximum, small, attributes[i] if attributes else ""))
             strongest = 0.0
     return f'<div class="strip{" small" if small else ""}" dir="auto">{"".join(tokens)}</div>'
 
 
-def _token(piece: str, value: float, maximum: float, small: bool) -> str:
+def _token(piece: str, value: float, maximum: float, small: bool, attributes: str) -> str:
     heat = min(1.0, max(0.0, value / maximum)) if maximum > 0 else 0.0
     style = f' style="--heat:{heat:.2f}"' if heat > 0 else ""
     hot = " hot" if heat > 0.8 else ""
     shown = piece.replace("\n", "⏎" if small else "⏎\n")
-    return f'<span class="token{hot}"{style} title="{number(value)}">{isolated(shown)}</span>'
+    more = f" {attributes}" if attributes else ""
+    return f'<span class="token{hot}"{style} title="{number(value)}"{more}>{isolated(shown)}</span>'
 
 
 def legend(maximum: float, what: str) -> str:

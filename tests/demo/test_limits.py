@@ -44,3 +44,28 @@ def test_a_prompt_at_the_limit_is_read_as_it_is() -> None:
 def test_a_choice_is_one_of_those_offered(value: Any) -> None:
     with pytest.raises(Refused, match="one of: Add, Clamp"):
         limits.choice(value, "Mode", ["Add", "Clamp"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], None, "0:add:1", [[0]], [[0, "add"]], [[0, "Add", 0.4]], [[-1, "add", 0.4]], [[100, "add", 0.4]], [{"a": 1}],
+     [[0, "add", math.nan]], [[0, "add", 1.1]], [[0, "add", "1"]], [[0, "add", 0.4]] * 2,
+     [[i, "add", 0] for i in range(6)]],
+)  # fmt: skip
+def test_pushes_are_one_to_five_features_in_range(value: Any) -> None:
+    with pytest.raises(Refused):
+        limits.pushes(value, 100)
+
+
+def test_an_ablated_feature_has_no_use_for_a_strength() -> None:
+    assert limits.pushes([[3, "ablate", math.nan], (4, "clamp", -1)], 100) == [(3, "ablate", 0.0), (4, "clamp", -1.0)]
+
+
+@pytest.mark.parametrize("value", ["", "a", "1;2", "1.5", "--1", "-", "999", None, 1, ["1"], ",".join("1" * 17)])
+def test_positions_are_a_few_whole_numbers(value: Any) -> None:
+    with pytest.raises(Refused):
+        limits.positions(value)
+
+
+def test_good_positions() -> None:
+    assert limits.positions(" 0, -1,3") == [0, -1, 3]

@@ -17,3 +17,11 @@ def test_a_chart_shows_hostile_labels_as_text(text: str) -> None:
     assert len(hovers) == 2
     for hover in hovers:
         assert set(parsed(hover).tags) <= {"br"}
+
+
+def test_a_histogram_marks_the_value_on_a_text() -> None:
+    plain, marked = plots.histogram([3, 0, 1], 6.0), plots.histogram([3, 0, 1], 6.0, 4.5)
+    assert list(plain.data[0].x) == [1.0, 3.0, 5.0]
+    assert len(plain.data) == 1
+    assert list(marked.data[1].x) == [4.5, 4.5]
+    assert "4.50" in marked.data[1].text[1]

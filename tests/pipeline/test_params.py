@@ -130,6 +130,8 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("a tokenizer without model", put("language_model.base", "no_config"), "tokenizer without the model", "save"),
     ("an empty folder for a model", put("language_model.base", "nothing"), "'nothing' holds no model", "save"),
     ("a file for a model", put("language_model.base", "./text.jsonl"), "./text.jsonl", "folder"),
+    ("no labels there", put("features.labels", "{sae}.csv"), "labels 'a.csv' do not exist", "features.labels to null"),
+    ("labels of another type", put("features.labels", 3), "features.labels is 3", "string"),
     ("no text there", put("dataset.path", "absent.jsonl"), "'absent.jsonl' does not exist", "existing file"),
     ("an empty text", put("dataset.path", "empty.jsonl"), "'empty.jsonl' is empty", "with text"),
     ("too little text", put("dataset.path", "short.txt"), "4 bytes, too few for 1,100", "give more text"),

@@ -24,7 +24,7 @@ from sae_tools.activations.shards import Shards
 from sae_tools.analysis.evaluate import evaluate as evaluate_sae
 from sae_tools.analysis.store import FeatureStore
 from sae_tools.common.artifacts import verify
-from sae_tools.common.errors import ArtifactError, WorkbenchError
+from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
 from sae_tools.models.corpus import Tokens
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import ASSETS, SMALL, random_sae
@@ -224,6 +224,8 @@ def test_features_can_be_looked_at(workbench: Path, lm: LanguageModel, name: str
     site = lm.site(SMALL["site"])
     live = store.table[store.table["density"] > 0]
     assert len(live) > 50
+    assert live["label"].str.len().min() > 0
+    assert 0.1 < live["detection"].mean() < 1
     feature = int(live["maximum"].idxmax())
     example = store.examples(feature)[0]
     assert example.activation == pytest.approx(live.loc[feature, "maximum"])
@@ -292,6 +294,22 @@ def test_without_a_finetune_there_is_no_transfer(copied: Path) -> None:
         transfer.main(params, "topk")
     assert read_metrics(copied, "transfer", "topk") == {}
     verify(copied / paths.transfer("topk"))
+
+
+def test_labels_from_a_file_are_shown_in_place_of_those_made_here(workbench: Path, copied: Path) -> None:
+    for name in NAMES:
+        (copied / f"{name}.csv").write_text("feature,label,source\n3,a <i>label</i>,\n511,another,Ada\n")
+    labels = str(copied / "{sae}.csv")
+    params = params_of(copied, lambda values: values["features"].update(labels=labels, n_tokens=1024))
+    with contextlib.chdir(copied):
+        features.main(params, "topk")
+    store = FeatureStore.open(copied / paths.features("topk"))
+    assert (store.row(3)["label"], store.row(3)["label_source"]) == ("a <i>label</i>", "person")
+    assert (store.row(511)["label"], store.row(511)["label_source"]) == ("another", "Ada")
+    assert set(store.table["label_source"].drop([3, 511])) == {"automatic"}
+    (copied / "topk.csv").write_text("feature,label\n512,one too many\n")
+    with contextlib.chdir(copied), pytest.raises(InputError, match="feature is 512, but the SAE has features 0 to 511"):
+        features.main(params, "topk")
 
 
 def test_a_pretrained_sae_takes_the_place_of_a_trained_one(workbench: Path, copied: Path) -> None:

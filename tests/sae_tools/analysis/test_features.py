@@ -15,14 +15,15 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.analysis import features
 from sae_tools.analysis.examples import BANDS, pick_examples
-from sae_tools.analysis.features import describe, labels, neighbours, promoted_tokens
-from sae_tools.analysis.firings import Firings, find_firings
-from sae_tools.analysis.store import FeatureStore
+from sae_tools.analysis.features import automatic_labels, describe, neighbours, promoted_tokens
+from sae_tools.analysis.firings import find_firings
+from sae_tools.analysis.imported import Label
+from sae_tools.analysis.store import FeatureStore, write
 from sae_tools.common.artifacts import new_folder
-from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TinyLM, random_sae
+from tests.sae_tools.analysis.made import firings_of
 
 SITE = "blocks.1.hook_resid_post"
 CONFIG = Features(batch_size=2, n_top=5, n_per_band=2, window=4, n_promoted=6, n_neighbours=3)
@@ -153,9 +154,36 @@ def test_a_second_run_gives_the_same_tables(sae: Any, lm: LanguageModel, blocks:
 def test_a_dead_feature_has_a_row_and_nothing_to_show(tables: Tables) -> None:
     row = tables[0].loc[DEAD]
     assert (row["label"], row["density"], row["maximum"], row["mean"]) == ("", 0, 0, 0)
-    for column in ("histogram", "top_tokens", "bottom_tokens", "top_logits", "neighbours", "neighbour_cosines"):
+    for column in ("histogram", "top_tokens", "bottom_tokens", "neighbours", "words", "before", "after", "together"):
         assert len(row[column]) == 0
     assert len(examples_of(tables, DEAD)) == 0
+
+
+def test_labels_are_tested_on_held_out_text_and_give_way_to_imported_ones(
+    sae: Any, lm: LanguageModel, blocks: Tensor, acts: np.ndarray
+) -> None:
+    given = {0: Label("colours", "person", 0.9), DEAD: Label("<b>", "gpt")}
+    firings = find_firings(sae, lm, lm.site(SITE), blocks[:9], 2)
+    table, _ = describe(
+        sae, lm, lm.site(SITE), blocks[:9], CONFIG, held_out=blocks[9:], firings=firings, imported=given
+    )
+    labels = automatic_labels(firings, blocks[:9], lm)
+    assert table["automatic_label"].tolist() == labels
+    assert table["label"].tolist() == ["colours", *labels[1:DEAD], "<b>", *labels[DEAD + 1 :]]
+    assert table["label_source"].value_counts().to_dict() == {"automatic": 62, "person": 1, "gpt": 1}
+    fires = (acts > 0).reshape(len(blocks), -1, 64)[9:].any(axis=(0, 1))
+    assert table["detection"].notna().tolist() == fires.tolist()
+    assert table.loc[0, "label_score"] == 0.9
+    assert np.isnan(table.loc[DEAD, "label_score"])
+    others = table.drop([0, DEAD])
+    assert others["label_score"].equals(others["detection"])
+    assert others["detection"].mean() > 0.1
+
+
+def test_without_held_out_text_no_label_has_a_score(tables: Tables) -> None:
+    assert tables[0][["label_score", "detection", "detection_precision", "detection_recall"]].isna().all(axis=None)
+    assert (tables[0]["label"] == tables[0]["automatic_label"]).all()
+    assert set(tables[0]["label_source"]) == {"automatic"}
 
 
 def test_promoted_tokens_are_the_largest_and_smallest_effects(tables: Tables, sae: Any, lm: LanguageModel) -> None:
@@ -204,31 +232,6 @@ def test_no_more_neighbours_than_there_are(d_sae: int, n: int) -> None:
     assert neighbours(torch.randn(d_sae, 4), n)["neighbours"].shape == (d_sae, min(n, d_sae - 1))
 
 
-def firings_of(*features: tuple[list[int], list[float]], n_tokens: int = 12) -> Firings:
-    tokens, values = ([part for feature in features for part in feature[i]] for i in range(2))
-    starts = np.cumsum([0, *(len(feature[0]) for feature in features)])
-    return Firings(np.array(tokens, np.int32), np.array(values, np.float32), starts, n_tokens)
-
-
-def test_the_label_is_the_tokens_with_most_activation_in_sum(lm: LanguageModel) -> None:
-    a, b, c, d = (int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
-    ids = np.array([a, b, a, c, d, b, b])
-    firings = firings_of(([], []), (list(range(7)), [1.0, 2, 1, 5, 0.5, 2, 0.5]), ([], []), ([1, 5], [1.0, 9.0]))
-    assert labels(firings, ids, lm) == ["", "c · b · a", "", "b"]
-    assert labels(firings_of(([], [])), ids, lm) == [""]
-
-
-def test_of_equal_tokens_each_is_named_once(lm: LanguageModel) -> None:
-    a, b, c, d = sorted(int(lm.tokenizer.encode(letter, add_special_tokens=False)[-1]) for letter in "abcd")
-    words = [lm.tokenizer.decode([i]).strip() for i in (a, b, c)]
-    assert labels(firings_of(([0, 1, 2, 3], [1.0] * 4)), np.array([b, a, d, c]), lm) == [" · ".join(words)]
-
-
-def test_a_label_shows_white_space(lm: LanguageModel) -> None:
-    newline, space = (int(lm.tokenizer.encode(text, add_special_tokens=False)[0]) for text in ("\n", " "))
-    assert labels(firings_of(([0, 1], [2.0, 1.0])), np.array([newline, space]), lm) == ["⏎ · ␣"]
-
-
 def test_examples_at_the_edges_of_a_block_stay_inside() -> None:
     firings = firings_of(([], []), ([0, 5, 6, 11], [1.0, 2, 3, 4]), ([10], [7.0]))
     examples = pick_examples(firings, np.arange(12), 6, CONFIG)
@@ -261,49 +264,23 @@ def test_draws_are_distinct_and_from_all_over_the_text() -> None:
     assert (np.histogram(places, 10, (0, 12_000))[0] == 5).all()
 
 
-# --- the store -------------------------------------------------------------------------------------------------------
-
-
-def write(folder: Path, tables: Tables) -> None:
-    with new_folder(folder, {"sae": "x"}) as new:
-        tables[0].to_parquet(new / "features.parquet")
-        tables[1].to_parquet(new / "examples.parquet")
-
-
-def test_the_store_reads_what_was_described(tmp_path: Path, tables: Tables) -> None:
-    write(tmp_path / "f", tables)
-    store = FeatureStore.open(tmp_path / "f")
-    assert store.about == {"sae": "x"}
-    assert len(store.table) == 64
-    for feature in (0, 5, DEAD):
-        expected = examples_of(tables, feature)
-        found = store.examples(feature)
-        assert [e.activation for e in found] == expected["activation"].tolist()
-        assert [e.ids for e in found] == [list(i) for i in expected["ids"]]
-        assert [e.values for e in found] == [list(v) for v in expected["values"]]
-        assert [e.position for e in found] == expected["position"].tolist()
-        assert all(isinstance(i, int) for e in found for i in e.ids)
-    assert store.examples(10**6) == []
-
-
-def test_a_store_of_an_sae_whose_features_are_all_dead(tmp_path: Path, lm: LanguageModel, blocks: Tensor) -> None:
-    dead = random_sae("standard")
-    with torch.no_grad():
-        dead.b_enc.fill_(-1e6)
-    write(tmp_path / "f", describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG))
-    store = FeatureStore.open(tmp_path / "f")
-    assert (store.table["density"] == 0).all()
-    assert store.examples(0) == []
-
-
-def test_a_damaged_store_is_refused(tmp_path: Path, tables: Tables) -> None:
-    write(tmp_path / "f", tables)
-    (tmp_path / "f" / "examples.parquet").write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"examples\.parquet"):
-        FeatureStore.open(tmp_path / "f")
-
-
 def test_more_promoted_tokens_than_the_vocabulary_has(lm: LanguageModel, blocks: Tensor, sae: Any) -> None:
     config = Features(n_promoted=10_000, batch_size=2)
     table, _ = describe(sae, lm, lm.site(SITE), blocks[:2], config)
     assert len(table.loc[0, "top_tokens"]) <= lm.d_vocab
+
+
+def test_an_sae_whose_features_are_all_dead_is_described_and_opened(
+    tmp_path: Path, lm: LanguageModel, blocks: Tensor
+) -> None:
+    dead = random_sae("standard")
+    with torch.no_grad():
+        dead.b_enc.fill_(-1e6)
+    with new_folder(tmp_path / "f") as folder:
+        write(folder, *describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG, held_out=blocks[2:4]))
+    store = FeatureStore.open(tmp_path / "f")
+    assert (store.table["density"] == 0).all()
+    assert set(store.table["label"]) == {""}
+    assert store.table["detection"].isna().all()
+    assert store.examples(0) == []
+    assert len(store.row(0)["words"]) == len(store.row(0)["together"]) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_tools.analysis import predictions
 from sae_tools.analysis.evaluate import Evaluation, evaluate
-from sae_tools.analysis.next_tokens import next_tokens
+from sae_tools.analysis.next_tokens import after_last, next_tokens
 from sae_tools.analysis.predictions import mean_activation
 from sae_tools.common.errors import InputError
 from sae_tools.models.lm import LanguageModel, Patch
@@ -117,3 +117,19 @@ def test_the_next_tokens_are_those_of_three_passes(tiny_lm: TinyLM, ids: Tensor)
             assert rows[f"{way}_probability"].tolist() == pytest.approx(
                 probabilities[position, best].tolist(), rel=1e-4
             )
+
+
+def test_what_follows_a_text_with_and_without_the_sae(tiny_lm: TinyLM, ids: Tensor) -> None:
+    lm, sae = tiny_lm("gpt2"), random_sae("topk")
+    site, one = lm.site(SITES[0]), ids[2:3, :18]
+    ways = [
+        lm.logits(one, patch)[0, -1].softmax(-1)
+        for patch in (None, Patch(site, lambda acts: sae.decode(sae.encode(acts))))
+    ]
+    table = after_last(sae, lm, site, one, k=3)
+    assert set(table.index) == {i for way in ways for i in way.argsort(descending=True)[:3].tolist()}
+    assert table["model"].is_monotonic_decreasing
+    for i, row in table.iterrows():
+        assert row["token"] == lm.tokenizer.decode([i])
+        assert [row["model"], row["sae"]] == pytest.approx([float(way[i]) for way in ways], rel=1e-4)
+        assert row["change"] == pytest.approx(float(ways[1][i] - ways[0][i]), abs=1e-6)

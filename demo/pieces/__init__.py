@@ -1,0 +1,1 @@
+"""Pieces of HTML of the tabs Explore and Feature; all text is escaped."""

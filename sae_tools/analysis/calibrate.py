@@ -1,0 +1,136 @@
+"""How hard each feature may be pushed, found by writing: which share of its texts is good at each of a few strengths.
+
+In three rounds, each with seeds of its own, so that most texts go to the features that do best: all at one strength,
+the better ones at every strength, the best ones once more with many texts. What is a good text: `judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_tools.analysis import judge
+from sae_tools.analysis.gains import STRENGTH
+from sae_tools.analysis.steering import directions
+from sae_tools.analysis.words import Words
+from sae_tools.common.settings import Features
+from sae_tools.models.lm import LanguageModel, Patch
+from sae_tools.models.sites import Site
+from sae_tools.models.writer import write_rows
+from sae_tools.saes import SAE
+
+ROWS = 128
+"""Texts written in one pass."""
+FIRST_SEED = 100
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of texts: with which share of the features, and how many seeds a prompt and strength."""
+
+    share: float
+    seeds: int
+    every_strength: bool = True
+
+
+ROUNDS = (Round(1.0, 2, every_strength=False), Round(0.25, 2), Round(0.1, 6))
+MOST_BROKEN = 0.3
+"""Share of the texts that may not be fluent at a strength in a feature's range."""
+
+
+class Trials:
+    """Writes texts with features pushed, and judges them beside the unsteered ones."""
+
+    def __init__(
+        self, sae: SAE[Any], lm: LanguageModel, site: Site, unit: float, words: Words, config: Features
+    ) -> None:
+        self._sae, self._lm, self._site, self._unit, self._words, self._config = sae, lm, site, unit, words, config
+        self._plain: dict[tuple[str, int], Tensor] = {}
+
+    def run(
+        self, features: np.ndarray, own: np.ndarray, strengths: Sequence[float], seeds: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many texts are good, and how many fluent, each (features, strengths), of one a prompt and seed.
+
+        `own` are the features' own words, as `judge.own_words` gives them.
+        """
+        shape = (len(features), len(strengths), len(seeds))
+        feature, strength, seed = (axis.ravel() for axis in np.indices(shape))
+        counts = np.zeros((2, len(feature)), int)
+        prompts = self._config.prompts
+        with tqdm(total=len(feature) * len(prompts), desc="calibrate", unit="text") as bar:
+            for prompt in prompts:
+                for start in range(0, len(feature), ROWS):
+                    rows = slice(start, start + ROWS)
+                    amount = self._unit * torch.tensor(strengths)[strength[rows]]
+                    push = amount[:, None].to(self._lm.device) * directions(self._sae, features[feature[rows]].tolist())
+                    chosen = [seeds[i] for i in seed[rows]]
+                    counts[:, rows] += self._judged(prompt, chosen, push, own[feature[rows]])
+                    bar.update(len(chosen))
+        good, fluent = counts.reshape(2, *shape).sum(axis=-1)
+        return good, fluent
+
+    def _judged(self, prompt: str, seeds: list[int], push: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which texts, one a seed and row of (rows, d) `push`, are good, and which are fluent."""
+        ids = self._lm.tokens(prompt)
+        for seed in {seed for seed in seeds if (prompt, seed) not in self._plain}:
+            self._plain[prompt, seed] = self.write(ids, [seed], None)[0]
+        plain = torch.stack([self._plain[prompt, seed] for seed in seeds])
+        steered, unsteered = (
+            judge.measure(self._lm, ids, texts, own, self._words) for texts in (self.write(ids, seeds, push), plain)
+        )
+        return steered.good(unsteered), steered.fluent(unsteered)
+
+    def write(self, ids: Tensor, seeds: Sequence[int], push: Tensor | None) -> Tensor:
+        """(rows, new) tokens after (1, n) ids, one row a seed, each with its row of (rows, d) `push` added."""
+        patch = None if push is None else Patch(self._site, lambda acts: acts + push[:, None].to(acts))
+        config = self._config
+        return write_rows(self._lm, ids.expand(len(seeds), -1), config.new_tokens, config.temperature, seeds, patch)
+
+
+def calibrate(trials: Trials, features: np.ndarray, own: np.ndarray, config: Features) -> pd.DataFrame:
+    """A row for each of `features`, the likeliest first; columns as `summary` gives them."""
+    strengths = np.array(config.strengths)
+    counts = np.zeros((3, len(features), len(strengths)), int)  # good, fluent, written
+    going, seed = np.arange(len(features)), FIRST_SEED
+    for n in ROUNDS if len(features) else ():
+        shrunk = np.where(counts[2] > 0, (counts[0] + 1) / (counts[2] + 4), 0)
+        going = going[np.argsort(-shrunk[going].max(axis=1), kind="stable")][: max(1, round(n.share * len(features)))]
+        at = np.arange(len(strengths)) if n.every_strength else np.argsort(np.abs(strengths - STRENGTH))[:1]
+        seeds = range(seed, seed + n.seeds)
+        good, fluent = trials.run(features[going], own[going], strengths[at].tolist(), seeds)
+        written = np.full_like(good, n.seeds * len(config.prompts))
+        counts[:, going[:, None], at] += np.stack([good, fluent, written])
+        seed += n.seeds
+    return summary(features, strengths, *counts)
+
+
+def summary(
+    features: np.ndarray, strengths: np.ndarray, good: np.ndarray, fluent: np.ndarray, written: np.ndarray
+) -> pd.DataFrame:
+    """A row a feature, from how many of its texts are good and fluent, of how many, each (n, strengths).
+
+    `strength` has the largest share of good texts, of equals the least; `good_share` is that share, `texts` how many
+    it is taken from; `strength_low` and `strength_high` bound the strengths at which most texts stay fluent and the
+    share is at least half of the best (NaN: none).
+    """
+    tried = written > 0
+    share, whole = (np.divide(of, written, out=np.full(of.shape, -1.0), where=tried) for of in (good, fluent))
+    best, row = share.argmax(axis=1), np.arange(len(features))
+    usable = tried & (whole >= 1 - MOST_BROKEN) & (share >= share[row, best][:, None] / 2)
+    bounds = np.where(usable, strengths, np.nan)
+    some = usable.any(axis=1)
+    low, high = (np.full(len(features), np.nan) for _ in range(2))
+    low[some], high[some] = np.nanmin(bounds[some], axis=1), np.nanmax(bounds[some], axis=1)
+    return pd.DataFrame(
+        {"strength": strengths[best], "strength_low": low, "strength_high": high, "good_share": share[row, best],
+         "texts": written[row, best]},
+        index=pd.Index(features, name="feature"),
+    )  # fmt: skip

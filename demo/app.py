@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from demo import limits
+from demo import limits, progress
 from demo.api import Api
 from demo.asked import Asked, numeral
-from demo.badges import badges
+from demo.badges import badges, opening
 from demo.limits import Refused
 from demo.page import PRIVATE, Page, tell
 from demo.tab import Tab, View
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from demo.workbench import Opened, Workbench
 
 TITLE = "SAE Workbench"
+WAIT = 0.5
+"""Seconds between two words on how the opening goes."""
 HEADER = (
     "<h1>Look inside a language model</h1>"
     "<p>See which concepts light up as it reads your words, then turn one up or down and watch what it writes.</p>"
@@ -69,12 +73,19 @@ class _Opening:
             *(part for tab in self.tabs for part in tab.filled),
         ]
         first = [page.sae, page.tabs, *filled]
-        loaded = blocks.load(self._first, None, first, show_progress="hidden", concurrency_limit=8, **PRIVATE)
+        loaded = blocks.load(self._first, None, first, show_progress="hidden", concurrency_limit=None, **PRIVATE)
         changed = page.on(page.sae.input, self._another, [page.prompt], filled)
         page.opened = [loaded.success, changed.success]
         self._outputs = first
 
-    def _first(self, request: gr.Request) -> Any:
+    async def _first(self, request: gr.Request) -> AsyncIterator[Any]:
+        """What is going on, until the workbench is open, then the view; holds no thread while it waits."""
+        while not self.page.ready:
+            yield self._listed({self.badges: opening(progress.now())})
+            await asyncio.sleep(WAIT)
+        yield await asyncio.to_thread(self._view, request)
+
+    def _view(self, request: gr.Request) -> list[Any]:
         asked = Asked(dict(request.query_params))
         try:
             page = self.page
@@ -87,6 +98,9 @@ class _Opening:
             view = {}
         for problem in asked.problems:
             gr.Warning(html.escape(problem))
+        return self._listed(view)
+
+    def _listed(self, view: View) -> list[Any]:
         return [view.get(part, gr.skip()) for part in self._outputs]
 
     def _another(self, opened: Opened, prompt: object) -> View:

@@ -119,8 +119,19 @@ class Page:
         return {self.address: f'<i hidden data-address="{html.escape(json.dumps(parts), quote=True)}"></i>'}
 
     def open(self, name: object) -> Opened:
-        """The SAE called `name`; waits while the workbench is still opening."""
+        """The SAE called `name`.
+
+        Raises:
+            Refused: the workbench is still opening: nobody's thread waits for it.
+        """
+        if not self.ready:
+            raise Refused("The model and its features are still being opened. Try again in a moment.")
         return self._bench.result().open(limits.choice(name, "SAE", self.names))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the workbench is open."""
+        return self._bench.done()
 
     def _wrapped(self, answer: Answer, outputs: list[Any]) -> Answer:
         """From the value of the SAE's box and of inputs to values in the order of `outputs`."""

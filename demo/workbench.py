@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from demo.results import Results
-from sae_tools import saes
 from sae_tools.analysis.norms import median_norm
 from sae_tools.analysis.search import Finder
 from sae_tools.analysis.store import FeatureStore
@@ -93,11 +92,15 @@ class Opened:
 
 
 class Workbench:
-    """Opens SAEs; each model is loaded once."""
+    """Opens SAEs; each model is loaded once. `given` SAEs, by name, and models are there already."""
 
-    def __init__(self, results: Results) -> None:
-        self._results, self._folder = results, results.artifacts
-        self._models: dict[tuple[str, str | None, str], LanguageModel] = {}
+    def __init__(
+        self, results: Results, given: Mapping[str, Any] | None = None, models: Sequence[LanguageModel] = ()
+    ) -> None:
+        self._results, self._folder, self._given = results, results.artifacts, given or {}
+        self._models: dict[tuple[str, str | None, str], LanguageModel] = {
+            (lm.name, None, "float32"): lm for lm in models
+        }
         self._opened: dict[str, Opened] = {}
         self._opening = threading.RLock()
         self._turn = threading.Lock()
@@ -117,6 +120,10 @@ class Workbench:
             return self._opened[name]
 
     def _sae(self, name: str) -> Any:
+        from sae_tools import saes  # SAELens takes seconds to import: the page is up before
+
+        if name in self._given:
+            return self._given[name]
         opened = self.open(name)
         with self._opening:
             folder = self._folder / "saes" / name

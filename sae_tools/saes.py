@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from sae_lens import SAE, TrainingSAE
+from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.registry import register_sae_training_class as register
 from sae_lens.saes.jumprelu_sae import JumpReLU, JumpReLUSAE, JumpReLUSAEConfig, Step
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from sae_tools.common.architectures import ARCHITECTURES
 from sae_tools.common.errors import ArtifactError, InputError, SettingError
+from sae_tools.models.sources import check_sae
 
 __all__ = [
     "SAE",
@@ -107,17 +110,27 @@ def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
     if folder.is_dir():
         return _load_folder(folder, device)
     try:
-        sae = SAE.from_pretrained(str(source), sae_id, device=device)
+        return _for_use(SAE.from_pretrained(str(source), sae_id, device=device))
+    except LocalEntryNotFoundError:
+        repository, _ = get_repo_id_and_folder_name(str(source), sae_id)
+        raise InputError(
+            f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: the Hub repository {repository!r} is not in the "
+            "cache and the Hub cannot be reached; connect once, or give the folder of an SAE."
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _for_use(sae: SAE[Any]) -> SAE[Any]:
+    """As it is used here: fixed, and reading the heads' outputs side by side, as they come."""
+    sae.turn_off_forward_pass_hook_z_reshaping()
     return sae.eval().requires_grad_(False)
 
 
 def _load_folder(folder: Path, device: str) -> SAE[Any]:
-    if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
-        raise ArtifactError(f"{folder} holds no SAE; cfg.json and sae_weights.safetensors are expected there.")
+    check_sae(folder)
     try:
-        return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+        return _for_use(SAE.load_from_disk(folder, device=device))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         problem = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}".strip()
         raise ArtifactError(f"{folder} holds a damaged SAE ({problem}); train it again or fetch it anew.") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 from sae_tools.models.lm import LanguageModel, Patch
 from sae_tools.models.replay import Replay
 from sae_tools.models.sites import Site
-from sae_tools.saes import SAE
+
+if TYPE_CHECKING:
+    from sae_tools.saes import SAE
 
 WAYS = ("model", "sae", "zeros")
 

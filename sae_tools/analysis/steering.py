@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from torch import Tensor
 from sae_tools.common.errors import SettingError
 from sae_tools.models.lm import Patch
 from sae_tools.models.sites import Site
-from sae_tools.saes import SAE, edited
+
+if TYPE_CHECKING:
+    from sae_tools.saes import SAE
 
 Mode = Literal["add", "clamp", "ablate"]
 MODES: tuple[Mode, ...] = ("add", "clamp", "ablate")
@@ -44,6 +46,8 @@ def steer(sae: SAE[Any], site: Site, pushes: Sequence[Push], unit: float, new_to
     Raises:
         SettingError: no such feature or mode, a feature named twice, or a number that is not finite.
     """
+    from sae_tools.saes import edited  # SAELens takes seconds to import: the page is up before
+
     _check(pushes, sae.cfg.d_sae, unit)
     moved = [push for push in pushes if push.mode != "ablate"]
     removed = [push.feature for push in pushes if push.mode != "add"]

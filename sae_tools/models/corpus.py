@@ -107,6 +107,20 @@ def cut(texts: Iterable[str], dataset: Dataset, tokenizer: Any) -> Tokens:
     return Tokens(train[order], held_out)
 
 
+def first_blocks(texts: Iterable[str], tokenizer: Any, context_size: int, n_tokens: int, what: str) -> Tensor:
+    """(n, context_size) ids of the first `n_tokens` tokens of a text called `what`, or of as many as it has.
+
+    Raises:
+        InputError: it has less than one block.
+    """
+    count = max(1, n_tokens // context_size)
+    with tqdm(total=count * context_size, desc="tokenize", unit="tok", unit_scale=True) as bar:
+        found = _blocks(iter(texts), tokenizer, context_size, count, bar)
+    if not len(found):
+        raise InputError(f"{what} holds less text than one block of {context_size} tokens; give more text.")
+    return found
+
+
 def _blocks(documents: Iterator[str], tokenizer: Any, size: int, count: int, bar: tqdm[Any]) -> Tensor:
     """(up to `count`, size) int32 blocks from as few documents as they need."""
     begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

@@ -1,4 +1,4 @@
-"""Where models and texts come from: a local path or a Hub id, told apart and checked before anything is read.
+"""Where models, SAEs and texts come from: a local path or a Hub id, told apart and checked before anything is read.
 
 Imports nothing slow: a wrong path is refused at once.
 """
@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sae_tools.common.errors import InputError, SettingError
+from sae_tools.common.errors import ArtifactError, InputError, SettingError
 from sae_tools.common.settings import Dataset
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst", ".xz")
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def looks_local(name: str) -> bool:
@@ -50,6 +51,23 @@ def check_model(name: str) -> dict[str, Any] | None:
         return dict(json.loads((folder / "config.json").read_text()))
     except ValueError:
         raise InputError(f"{name + '/config.json'!r} is not JSON; give a folder written by save_pretrained.") from None
+
+
+def check_sae(folder: Path) -> None:
+    """Refuse a folder that holds no SAE by SAELens' conventions, by the names of its files.
+
+    Raises:
+        ArtifactError: naming what is expected, and what is there instead: a pickle, or SAEs in folders of their own.
+    """
+    if (folder / "cfg.json").is_file() and (folder / "sae_weights.safetensors").is_file():
+        return
+    expected = f"{folder} holds no SAE; cfg.json and sae_weights.safetensors are expected there"
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    if pickles := [path.name for path in there if path.suffix in PICKLES]:
+        raise ArtifactError(f"{expected}, and {pickles[0]} is a pickle, which can run code when it is read.")
+    if inside := [path.name for path in there if (path / "cfg.json").is_file()]:
+        raise ArtifactError(f"{expected}; give one of the folders in it: {', '.join(inside[:5])}.")
+    raise ArtifactError(f"{expected}.")
 
 
 def check_probe(path: str) -> None:

@@ -20,6 +20,13 @@ def config(server: str) -> dict[str, Any]:
         return found
 
 
+def wait_until_open(server: str) -> None:
+    """Return once the page shows its SAE, which is when its load event ends; before, every event is refused."""
+    events = config(server)["dependencies"]
+    load = next(event["id"] for event in events if any(trigger == "load" for _, trigger in event["targets"]))
+    assert '"success":true' in ask(server, load, "[]")
+
+
 def ask(server: str, event: int, data: str, event_data: str = "null", session: str | None = None) -> str:
     """All that the server says on one event; `data` is the JSON of its inputs' values, in order."""
     session = session or f"test{os.getpid()}x{next(_sessions)}"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import REPO
+from tests.demo.asking import wait_until_open
 
 SLOW = 60_000
 """Milliseconds to wait for what a busy machine may be slow to show."""
@@ -30,6 +31,12 @@ def server(workbench: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield address
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class serving:  # noqa: N801 - reads as a verb
     """Run `python -m demo` while the block lasts; its address."""
 
@@ -37,9 +44,7 @@ class serving:  # noqa: N801 - reads as a verb
         self.arguments, self.log = arguments, log
 
     def __enter__(self) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         environment.pop("SPACE_ID", None)
         self.output = self.log.open("w")
@@ -48,13 +53,14 @@ class serving:  # noqa: N801 - reads as a verb
             stdout=self.output, stderr=subprocess.STDOUT,
         )  # fmt: skip
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 urllib.request.urlopen(address, timeout=5).close()
             except OSError:
                 time.sleep(0.2)
             else:
+                wait_until_open(address)
                 return address
         self.__exit__()
         pytest.fail(f"the page did not start: {self.log.read_text()}")

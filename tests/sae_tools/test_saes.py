@@ -123,6 +123,15 @@ def test_a_folder_of_saes_is_a_release(folder: Path, x: Tensor) -> None:
     assert torch.equal(by_id.encode(x), direct.encode(x))
 
 
+def test_an_sae_of_the_heads_outputs_reads_them_side_by_side(tmp_path: Path, x: Tensor) -> None:
+    metadata = {"hook_name": "blocks.1.attn.hook_z"}
+    sae = saes.build("standard", 32, 64, {"reshape_activations": "hook_z"}, metadata, 0, "cpu")
+    saes.save(sae, tmp_path / "sae")
+    found = saes.load(tmp_path / "sae")
+    torch.testing.assert_close(found.encode(x), torch.relu((x - sae.b_dec) @ sae.W_enc + sae.b_enc))
+    assert found.decode(found.encode(x)).shape == x.shape
+
+
 @pytest.mark.parametrize("missing", ["cfg.json", "sae_weights.safetensors"])
 def test_a_folder_that_is_no_sae_is_refused(folder: Path, missing: str) -> None:
     (folder / missing).unlink()

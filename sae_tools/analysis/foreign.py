@@ -1,0 +1,76 @@
+"""An SAE from elsewhere: the model and site that it says it is for, and how well it fits the ones it is given."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_tools.common.errors import InputError
+from sae_tools.metrics.reconstruction import Moments
+from sae_tools.models.lm import LanguageModel
+from sae_tools.models.sites import Site
+from sae_tools.saes import SAE
+
+CENTRED_SITES = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+"""Where TransformerLens' `center_writing_weights` takes the mean out of each activation."""
+
+
+def origin(sae: SAE[Any]) -> tuple[str, str]:
+    """Hub id (or folder) of the model and name of the site that an SAE's metadata names, "" where it names none."""
+    metadata = sae.cfg.metadata
+    return hub_id(str(metadata.get("model_name") or "")), str(metadata.get("hook_name") or "")
+
+
+def hub_id(name: str) -> str:
+    """The Hub id of a model that goes by a short name of TransformerLens' (`gpt2-small`); another name as it is."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    known = {alias.lower(): official for official, aliases in MODEL_ALIASES.items() for alias in aliases}
+    return known.get(name.lower(), name)
+
+
+@torch.no_grad()
+def as_trained(sae: SAE[Any]) -> SAE[Any]:
+    """The SAE for activations as Hugging Face's model has them, where it was trained on centred ones.
+
+    TransformerLens' `center_writing_weights` takes its mean over dimensions out of what is written to the stream, P x.
+    With apply_b_dec_to_input (P x - b_dec) W + b = (x - b_dec) P W + (b - b_dec W + b_dec P W), and P W is W less the
+    mean of its rows: the encoder alone changes.
+    """
+    metadata = sae.cfg.metadata
+    how = metadata.get("model_from_pretrained_kwargs") or {}
+    site = str(metadata.get("hook_name") or "").rsplit(".", 1)[-1]
+    if not how.get("center_writing_weights") or site not in CENTRED_SITES or not hasattr(sae, "b_enc"):
+        return sae
+    centred = deepcopy(sae)
+    mean = centred.W_enc.mean(dim=0)
+    centred.W_enc -= mean
+    if sae.cfg.apply_b_dec_to_input:
+        centred.b_enc -= sae.b_dec.sum() * mean
+    return centred
+
+
+@torch.no_grad()
+def fit(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> dict[str, float]:
+    """explained_variance and l0 of an SAE over the text tokens of (n_blocks, context) ids, as `evaluate` has them.
+
+    Raises:
+        InputError: an activation, or what the SAE makes of it, is not finite.
+    """
+    moments, fired = Moments(), 0
+    for batch in tqdm(torch.split(ids.long(), batch_size), desc="fit"):
+        x = lm.activations(batch, [site])[site.name][lm.is_text(batch).to(lm.device)]
+        features = sae.encode(x.to(sae.dtype))
+        x_hat = sae.decode(features)
+        if not bool(torch.isfinite(x).all() & torch.isfinite(x_hat).all()):
+            raise InputError(
+                f"at {site.name} of {lm.name!r} an activation, or what the SAE makes of it, is not finite; "
+                "check the SAE's weights and the model's dtype."
+            )
+        moments.add(x.float(), x_hat.float())
+        fired += int((features != 0).sum())
+    return {"explained_variance": moments.explained_variance(), "l0": fired / moments.n}

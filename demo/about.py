@@ -117,4 +117,4 @@ def _citation(opened: Opened) -> str:
 
 def _code(text: str) -> str:
     copy = f'<button type="button" class="act" data-copy="{escape(text)}">Copy</button>'
-    return f'<div class="code"><pre>{escape(text)}</pre><div class="acts">{copy}</div></div>'
+    return f'<div class="code"><pre tabindex="0">{escape(text)}</pre><div class="acts">{copy}</div></div>'

@@ -12,6 +12,7 @@ import pandas as pd
 from demo import cards, limits
 from demo.asked import Asked
 from demo.limits import Refused
+from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.analysis.search import MATCH, Wanted, spellings
@@ -48,14 +49,8 @@ class Search(Tab):
                 label="Find features about", placeholder="dog, rain, said …   (empty: all of them)", max_lines=1,
                 max_length=limits.MAX_SEARCH, scale=5, min_width=220, elem_id="search-text",
             )  # fmt: skip
-            self.where = gr.Dropdown(
-                [(words, name) for name, words in WHERE.items()], value="anywhere", label="Look in", filterable=False,
-                scale=2, min_width=150, elem_id="search-where",
-            )  # fmt: skip
-            self.sort = gr.Dropdown(
-                [(words, name) for name, (words, *_) in SORTS.items()], value=MATCH, label="Sort by", filterable=False,
-                scale=2, min_width=150, elem_id="search-sort",
-            )  # fmt: skip
+            self.where = _choices(WHERE, "Look in", "search-where")
+            self.sort = _choices({name: words for name, (words, *_) in SORTS.items()}, "Sort by", "search-sort")
             self.run = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_id="search-run")
         with gr.Accordion("Narrow down", open=False, elem_id="search-narrow"), gr.Row():
             self.numbers = {
@@ -116,8 +111,15 @@ class Search(Tab):
         return self._search(opened, *asked, start=limits.whole(data.get("start"), "Row", 0, opened.d_sae))
 
 
-def _number(label: str) -> gr.Number:
-    return gr.Number(None, label=label, minimum=0, min_width=150)
+def _choices(words: dict[str, str], label: str, name: str) -> Any:
+    """A box of choices, shown by their words; the first one is chosen."""
+    pairs = [(shown, value) for value, shown in words.items()]
+    box = gr.Dropdown(pairs, value=pairs[0][1], label=label, filterable=False, scale=2, min_width=150, elem_id=name)
+    return unchecked(box)
+
+
+def _number(label: str) -> Any:
+    return unchecked(gr.Number(None, label=label, min_width=150))
 
 
 def _typed(name: str, text: str) -> float:

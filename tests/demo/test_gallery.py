@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sae_tools.analysis import store
 from sae_tools.common.artifacts import new_folder, verify
 from tests.demo.conftest import serving
 
@@ -36,20 +38,20 @@ def server(workbench: Path, chosen: list[int], tmp_path_factory: pytest.TempPath
         (root / "artifacts" / kind).mkdir(parents=True)
         (root / "artifacts" / kind / "topk").symlink_to(workbench / "artifacts" / kind / "topk")
     source = workbench / "artifacts/features/topk"
-    table = pd.read_parquet(source / "features.parquet")
-    table["words"] = [["dog", "cat"]] * len(table)
-    table["word_shares"] = [[0.6, 0.3]] * len(table)
-    table.loc[chosen[1], "label"] = HOSTILE
+    tables = {name: pd.read_parquet(source / name) for name in (store.FEATURES, store.LISTS)}
+    tables[store.FEATURES].loc[chosen[1], "label"] = HOSTILE
+    lists = tables[store.LISTS]
+    lists["words"], lists["word_shares"] = [["dog", "cat"]] * len(lists), [[0.6, 0.3]] * len(lists)
     pushed = {"feature": chosen[-1], "strength": 0.4, "prompt": "Tom sat.", "seed": 0, "good_share": 0.75}
     gallery = {
         "concepts": [{"feature": feature} for feature in chosen],
         "steering": [{**pushed, "default": " He saw a dog.", "steered": STEERED}],
     }
     with new_folder(root / "artifacts/features/topk", verify(source)) as folder:
-        for path in source.glob("*.parquet"):
-            (folder / path.name).write_bytes(path.read_bytes())
-        table.to_parquet(folder / "features.parquet")
-        (folder / "gallery.json").write_text(json.dumps(gallery))
+        shutil.copy(source / store.EXAMPLES, folder)
+        for name, table in tables.items():
+            table.to_parquet(folder / name, row_group_size=store.ROWS)
+        (folder / store.GALLERY).write_text(json.dumps(gallery))
     with serving(["--artifacts", str(root / "artifacts")], root / "log") as address:
         yield address
 

@@ -32,7 +32,9 @@ def test_one_text_in_both_models(visit: Visit) -> None:
     texts = [models.nth(i).locator(".strip").inner_text() for i in range(2)]
     assert texts[0] == texts[1]
     assert page.locator("#compare-prompt textarea").input_value().startswith(texts[0][:20])
-    row = page.locator("#changed-here tr[data-feature]").nth(2)
+    rows = page.locator("#changed-here tr[data-feature]")
+    expect(rows.first).to_have_class("chosen")  # nobody chose another one
+    row = rows.nth(2)
     feature, values = row.get_attribute("data-feature"), row.locator("td.id").all_inner_texts()
     row.click()
     expect(page.locator("#compare-card .sub").first).to_have_text(f"Feature {feature}")

@@ -177,7 +177,7 @@ class Compare(Tab):
         if not shown:
             found = transferred(opened.results.artifacts, opened.name)
             fresh |= {self.looked: True, self.difference: overall.difference(opened, found)}
-        if feature is None or (not shown and feature == first):
+        if feature is None or (not shown and first in (None, feature)):
             changed = self._changes(opened, prompt)
             feature = changed[0].feature if changed else 0
             fresh[self.own] = feature

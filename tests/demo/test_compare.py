@@ -60,7 +60,7 @@ def test_the_address_and_an_example_choose_the_text(visit: Visit) -> None:
 def test_both_models_write_and_strength_0_changes_neither(visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    page = visit(TAB)
+    page = visit(f"{TAB}&feature=7")
     shown(page, "#changed-here table")
 
     def write(strength: str) -> list[str]:

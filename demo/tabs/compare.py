@@ -48,8 +48,6 @@ class Compare(Tab):
         """Whether it was."""
         self.first = gr.State(None)
         """The feature that nobody chose: the page begins with it."""
-        self.own = gr.State(None)
-        """The one that this tab chose instead."""
         self.none = gr.HTML('<p class="empty">Opening…</p>', elem_id="compare-none")
         with gr.Column(visible=False, elem_id="compare") as self.body:
             self._lay_out_text()
@@ -132,14 +130,14 @@ class Compare(Tab):
     def wire(self) -> None:
         page = self.page
         asked = [self.text, page.feature, self.first]
-        seen = [self.box, self.text, self.looked, self.own, page.feature, page.address, self.difference, *self.chosen]
+        seen = [self.box, self.text, self.looked, page.feature, page.address, self.difference, *self.chosen]
         for trigger in (self.run.click, self.box.submit, self.part.select):
             page.on(trigger, self._compare, [self.box, *asked], seen, "read")
         for text, button in self.examples.items():
             page.on(button.click, self._example(text), asked, seen, "read")
         for opened in page.opened:
             page.on(opened, self._again, [self.looked, self.box, *asked], seen, "read")
-        page.on(page.feature.change, self._other, [*asked, self.own], [self.first, page.feature, *self.chosen], "read")
+        page.on(page.feature.change, self._other, asked, [self.first, *self.chosen], "read")
         page.on(page.prompt.change, self._follow, [page.prompt], [self.box])
         pushed = [page.feature, self.strength, self.prompt, self.length, self.temperature, self.seed]
         writing = [
@@ -180,7 +178,6 @@ class Compare(Tab):
         if feature is None or (not shown and first in (None, feature)):
             changed = self._changes(opened, prompt)
             feature = changed[0].feature if changed else 0
-            fresh[self.own] = feature
         return {
             self.text: prompt, self.page.feature: feature, **self.page.at(prompt=prompt, feature=feature),
             **self._pick(opened, prompt, feature), **fresh,
@@ -196,12 +193,10 @@ class Compare(Tab):
         """Another SAE was opened while the comparison is on the page."""
         return self._compare(opened, *asked) if looked else {}
 
-    def _other(
-        self, opened: Opened, prompt: str, feature: int | None, first: int | None, own: int | None
-    ) -> View:  # fmt: skip
-        """Another feature was chosen, here or in another tab; the very first one by the page itself, maybe late."""
-        if first is None and feature != own:
-            return {self.first: feature} | ({} if own is None else {self.page.feature: own})
+    def _other(self, opened: Opened, prompt: str, feature: int | None, first: int | None) -> View:
+        """Another feature was chosen, here or in another tab; the very first one by the page itself."""
+        if not prompt and first is None:
+            return {self.first: feature}
         return self._pick(opened, prompt, feature)
 
     def _follow(self, opened: Opened, prompt: str) -> View:

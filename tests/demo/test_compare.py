@@ -26,7 +26,9 @@ def shown(page: Any, part: str) -> Any:
 def test_one_text_in_both_models(visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    page = visit(TAB)
+    page = visit()
+    page.wait_for_url(lambda url: "feature=" in url)  # the page's own choice
+    page.get_by_role("tab", name="Base vs finetuned").click()
     models = page.locator("#compared .model")
     expect(models).to_have_count(2)
     texts = [models.nth(i).locator(".strip").inner_text() for i in range(2)]

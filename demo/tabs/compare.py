@@ -33,6 +33,7 @@ NOBODY = -1
 """No feature: the address names one, so the page does not begin with one of its own."""
 STOPPED = note("Stopped.")
 READY = note("One feature, one strength, one seed; two models.")
+DOTS = "Each dot is a feature, the ringed one the chosen; on the dotted line it fires equally often in both models."
 DONE = note("Coloured: where a steered text leaves the one beside it.")
 
 
@@ -91,6 +92,13 @@ class Compare(Tab):
     def _lay_out_overall(self) -> None:
         gr.HTML("<h3 class='section'>Over all text</h3>")
         self.verdict = gr.HTML("", elem_id="transfer-verdict")
+        with gr.Column(elem_id="measured") as self.measured:
+            self._lay_out_measured()
+        gr.HTML("<h4 class='section'>What did finetuning add?</h4>"
+                "<p class='note'>A crosscoder: one dictionary, trained on both models at once.</p>")  # fmt: skip
+        self.difference = gr.HTML("", elem_id="difference")
+
+    def _lay_out_measured(self) -> None:
         with gr.Row(elem_classes="columns"):
             with gr.Column(min_width=300):
                 gr.HTML("<h4>Features that changed most</h4>")
@@ -106,20 +114,18 @@ class Compare(Tab):
             with gr.Column(min_width=300):
                 gr.HTML("<h4>Can it be repaired?</h4><p class='note'>Trained on, with the finetuned model's text.</p>")
                 self.repairs = gr.HTML("", elem_id="repairs")
-        gr.HTML("<h4 class='section'>What did finetuning add?</h4>"
-                "<p class='note'>A crosscoder: one dictionary, trained on both models at once.</p>")  # fmt: skip
-        self.difference = gr.HTML("", elem_id="difference")
 
     @property
     def filled(self) -> list[Any]:
-        overall = [self.verdict, self.metrics, self.repairs, self.scatter_note]
+        overall = [self.verdict, self.measured, self.metrics, self.repairs]
         texts = [self.box, self.text, self.first, self.strips, self.here, self.written]
         return [self.none, self.body, self.intro, *texts, *overall]
 
     @property
     def chosen(self) -> list[Any]:
         """What shows the chosen feature."""
-        return [self.strips, self.here, self.card, self.overall, self.scatter, self.pushed, self.strength]
+        scatter = [self.scatter, self.scatter_note]
+        return [self.strips, self.here, self.card, self.overall, *scatter, self.pushed, self.strength]
 
     def wire(self) -> None:
         page = self.page
@@ -144,7 +150,7 @@ class Compare(Tab):
         if not opened.has_finetuned:
             return {self.none: gr.update(value=note(overall.NO_FINETUNED, "empty"), visible=True),
                     self.body: gr.update(visible=False), self.text: ""}  # fmt: skip
-        found, agreement = transferred(opened.results.artifacts, opened.name), opened.agreement
+        found = transferred(opened.results.artifacts, opened.name)
         base, finetuned = paired.names(opened)
         intro = (
             f"<p class='lead'><b>{finetuned}</b> is <b>{base}</b>, trained further on other text. "
@@ -157,18 +163,19 @@ class Compare(Tab):
             self.here: "", self.written: "", self.verdict: overall.verdict(found),
             self.metrics: metrics_table(opened.results.transfer(opened.name), explained=False),
             self.repairs: overall.repairs(found),
-            self.scatter_note: note(overall.NO_TRANSFER, "empty") if agreement is None else "",
+            self.measured: gr.update(visible=opened.agreement is not None),
         }  # fmt: skip
 
     def _compare(self, opened: Opened, text: object, shown: str, feature: int | None, first: int | None) -> View:
         """Let both models read the text; where nobody chose a feature yet, choose the one that changed most."""
         if not opened.has_finetuned:
             return {}
-        prompt, fresh = limits.prompt(text), {}
+        prompt = limits.prompt(text)
+        fresh: View = {}
         if not shown:
             found = transferred(opened.results.artifacts, opened.name)
-            fresh = {self.looked: True, self.difference: overall.difference(opened, found)}
-        if feature is None or (not shown and feature == first):
+            fresh |= {self.looked: True, self.difference: overall.difference(opened, found)}
+        if feature is None or (not shown and first in (None, feature)):
             changed = self._changes(opened, prompt)
             feature = changed[0].feature if changed else 0
         return {
@@ -218,7 +225,9 @@ class Compare(Tab):
         except Refused as refused:
             view[self.here] = note(escape(str(refused)), "empty")
         if opened.agreement is not None:
-            view[self.scatter] = plots.densities(opened.agreement, opened.store.table["label"], feature)[0]
+            labels = opened.store.table["label"]
+            view[self.scatter], left_out = plots.densities(opened.agreement, labels, feature)
+            view[self.scatter_note] = note(f"{DOTS} Left out, since one of the two never fires them: {left_out:,}.")
         return view
 
     def _write(self, opened: Opened, feature: int | None, strength: object, *asked: object) -> Iterator[View]:

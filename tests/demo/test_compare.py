@@ -26,13 +26,17 @@ def shown(page: Any, part: str) -> Any:
 def test_one_text_in_both_models(visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    page = visit(TAB)
+    page = visit()
+    page.wait_for_url(lambda url: "feature=" in url)  # the page's own choice
+    page.get_by_role("tab", name="Base vs finetuned").click()
     models = page.locator("#compared .model")
     expect(models).to_have_count(2)
     texts = [models.nth(i).locator(".strip").inner_text() for i in range(2)]
     assert texts[0] == texts[1]
     assert page.locator("#compare-prompt textarea").input_value().startswith(texts[0][:20])
-    row = page.locator("#changed-here tr[data-feature]").nth(2)
+    rows = page.locator("#changed-here tr[data-feature]")
+    expect(rows.first).to_have_class("chosen")  # nobody chose another one
+    row = rows.nth(2)
     feature, values = row.get_attribute("data-feature"), row.locator("td.id").all_inner_texts()
     row.click()
     expect(page.locator("#compare-card .sub").first).to_have_text(f"Feature {feature}")
@@ -58,7 +62,7 @@ def test_the_address_and_an_example_choose_the_text(visit: Visit) -> None:
 def test_both_models_write_and_strength_0_changes_neither(visit: Visit) -> None:
     from playwright.sync_api import expect
 
-    page = visit(TAB)
+    page = visit(f"{TAB}&feature=7")
     shown(page, "#changed-here table")
 
     def write(strength: str) -> list[str]:

@@ -16,6 +16,7 @@ from demo.pieces.following import following
 from demo.pieces.strips import missed, pickable
 from demo.ranking import Order, Over
 from demo.reading import Reading, read
+from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note
@@ -28,6 +29,7 @@ EXAMPLES = (
 )
 ORDERS = {"telling": "Most telling first", "value": "Largest value first"}
 OVERS = {"max": "Largest value", "mean": "Mean over tokens"}
+HIDE = "Hide features that fire on more than 10% of tokens"
 ERROR = "The stronger the colour, the more of the token's activation the SAE leaves out: its features miss it."
 
 
@@ -71,10 +73,7 @@ class Explore(Tab):
                 self.strip = self.page.clickable('<p class="empty">Opening the model…</p>', elem_id="strip")
                 with gr.Row(elem_classes="sorting"):
                     self.order = _radio(ORDERS, "Order", "order")
-                    self.hide = gr.Checkbox(
-                        True, label="Hide features that fire on more than 10% of tokens", container=False,
-                        elem_id="hide-dense",
-                    )  # fmt: skip
+                    self.hide = unchecked(gr.Checkbox(True, label=HIDE, container=False, elem_id="hide-dense"))
                 self.table = self.page.clickable("", elem_id="table")
             with gr.Column(scale=5, min_width=300, elem_id="card"):
                 self.card = self.page.clickable("", elem_id="card-body")
@@ -217,10 +216,10 @@ def _chips() -> str:
     return f'<div class="prompt-examples"><span>Try:</span>{chips}</div>'
 
 
-def _radio(choices: dict[str, str], label: str, name: str) -> gr.Radio:
+def _radio(choices: dict[str, str], label: str, name: str) -> Any:
     """Choices by value, as one line."""
     pairs = [(said, value) for value, said in choices.items()]
-    return gr.Radio(pairs, value=pairs[0][1], label=label, show_label=False, container=False, elem_id=name)
+    return unchecked(gr.Radio(pairs, value=pairs[0][1], label=label, show_label=False, container=False, elem_id=name))
 
 
 def prompt_box(text: str, label: str, name: str) -> gr.Textbox:

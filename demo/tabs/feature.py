@@ -13,6 +13,7 @@ from demo.pieces import everything, known
 from demo.pieces.label import said
 from demo.pieces.strips import coloured
 from demo.reading import read, remembered
+from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.reports.render import note
@@ -27,7 +28,7 @@ class Feature(Tab):
 
     def lay_out(self) -> None:
         with gr.Row(elem_id="feature-controls"):
-            self.box = gr.Number(label="Feature id", minimum=0, scale=0, min_width=130, elem_id="feature-id")
+            self.box = unchecked(gr.Number(label="Feature id", scale=0, min_width=130, elem_id="feature-id"))
             self.go, self.back, self.on, self.any = (
                 gr.Button(name, scale=0, min_width=90, size="md") for name in ("Open", "← Previous", "Next →", "Random")
             )

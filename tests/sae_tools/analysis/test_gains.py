@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -72,11 +71,10 @@ def test_the_score_is_its_formula() -> None:
     its, chance = words(30), np.random.default_rng(1)
     shares = chance.random((4, 30))
     found = Gains(*(np.zeros((4, 10), int),) * 2, chance.integers(0, 30, (4, 10)), chance.random((4, 10)))
-    factors = pd.DataFrame({"whole": chance.random(4), "several": chance.random(4)}, index=[2, 5, 6, 9])
-    score = steering_scores(found, sparse.csr_matrix(shares), factors, its)
+    concept = chance.random(4)
+    score = steering_scores(found, sparse.csr_matrix(shares), concept, its)
     for row in range(4):
         fired = sum(shares[row, t] * its.whole[t] * its.space[t] for t in range(30))
         gained = sum(by * its.space[t] for t, by in zip(found.words[row], found.by[row], strict=True))
         cross = max(0, fired @ gained / np.linalg.norm(fired) / np.linalg.norm(gained))
-        factor = np.sqrt(factors["whole"].iloc[row]) * factors["several"].iloc[row]
-        assert score[row] == pytest.approx(found.by[row].sum() * cross**2 * factor, rel=1e-4)
+        assert score[row] == pytest.approx(found.by[row].sum() * cross**2 * concept[row], rel=1e-4)

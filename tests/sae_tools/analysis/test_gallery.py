@@ -20,8 +20,8 @@ UNIT = 3.0
 @pytest.fixture
 def table() -> pd.DataFrame:
     made = pd.DataFrame(
-        {"concept": 0.0, "steering": 0.1, "word": [f"w{i}" for i in range(64)], "strength": 0.5, "good_share": float("nan"),
-         "texts": 0},
+        {"concept": 0.0, "steering": 0.1, "word": [f"w{i}" for i in range(64)], "strength": 0.5,
+         "good_share": float("nan"), "texts": 0},
     )  # fmt: skip
     made.loc[[5, 6, 7, 8, 9], "concept"] = [0.5, 0.4, 0.3, 0.2, 0.1]
     made.loc[[6, 7], "word"] = ["W5s", "w7"]

@@ -226,7 +226,7 @@ class Features:
     n_calibrated: Natural = 256
     """Features of the best steering score with which texts are written, to find the strength that each one bears."""
     strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.35, 0.45, 0.55)
-    """Strengths to write with, ascending, in median norms at the site; each feature is first tried at the middle one."""
+    """Strengths to write with, in median norms at the site; each feature is first tried at the middle one."""
     prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
         "One morning, Ben and his dad went to the beach.",
         "Sue was playing in the yard with her friend.",

@@ -39,7 +39,7 @@ class Round:
     every_strength: bool = True
 
 
-ROUNDS = (Round(1.0, 2, every_strength=False), Round(0.25, 2), Round(0.1, 6))
+ROUNDS = (Round(1.0, 1, every_strength=False), Round(0.25, 1), Round(0.1, 3))
 MOST_BROKEN = 0.3
 """Share of the texts that may not be fluent at a strength in a feature's range."""
 

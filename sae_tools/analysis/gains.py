@@ -48,7 +48,7 @@ class Gains:
     """What pushes of n latents make likelier, the largest rise first."""
 
     tokens: np.ndarray
-    """(n, 10) the tokens of largest r, of all"""
+    """(n, 10) of all tokens those of largest (Δp - mean) / (deviation + 1e-4): to be shown"""
     change: np.ndarray
     """(n, 10) their Δp"""
     words: np.ndarray
@@ -70,7 +70,7 @@ def gains(
     rows = []
     for change in tqdm(changes.of(features), desc="gains", total=-(-len(features) // LATENTS), unit_scale=LATENTS):
         own = change - mean
-        tokens, chosen = (ratio.topk(min(KEPT, lm.d_vocab)).indices for ratio in (own / scale, own / scale * whole))
+        tokens, chosen = (ratio.topk(min(KEPT, lm.d_vocab)).indices for ratio in (own / scale**2, own / scale * whole))
         order = change.gather(1, tokens).sort(descending=True)
         rows.append(
             (tokens.gather(1, order.indices), order.values, chosen, (own * whole).gather(1, chosen).clamp(min=0))

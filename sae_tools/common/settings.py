@@ -230,6 +230,8 @@ class Features:
     prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
         "One morning, Ben and his dad went to the beach.",
         "Sue was playing in the yard with her friend.",
+        "Mia and her brother were in the kitchen.",
+        "Once there was a boy who lived in a small house.",
     )
     """Beginnings of these texts."""
     new_tokens: Positive = 40

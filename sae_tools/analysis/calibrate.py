@@ -1,7 +1,7 @@
 """How hard each feature may be pushed, found by writing: which share of its texts is good at each of a few strengths.
 
-In three rounds, each with seeds of its own, so that most texts go to the features that do best: all at one strength,
-the better ones at every strength, the best ones once more with many texts. What is a good text: `judge`.
+In three rounds, each with seeds of its own, so that most texts go to the features that do best: all at the middle
+strength, the better ones at every strength, the best ones once more with many texts. What is a good text: `judge`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_tools.analysis import judge
-from sae_tools.analysis.gains import STRENGTH
 from sae_tools.analysis.steering import directions
 from sae_tools.analysis.words import Words
 from sae_tools.common.settings import Features
@@ -40,7 +39,7 @@ class Round:
     every_strength: bool = True
 
 
-ROUNDS = (Round(1.0, 2, every_strength=False), Round(0.25, 2), Round(0.1, 6))
+ROUNDS = (Round(1.0, 1, every_strength=False), Round(0.25, 1), Round(0.1, 3))
 MOST_BROKEN = 0.3
 """Share of the texts that may not be fluent at a strength in a feature's range."""
 
@@ -103,7 +102,7 @@ def calibrate(trials: Trials, features: np.ndarray, own: np.ndarray, config: Fea
     for n in ROUNDS if len(features) else ():
         shrunk = np.where(counts[2] > 0, (counts[0] + 1) / (counts[2] + 4), 0)
         going = going[np.argsort(-shrunk[going].max(axis=1), kind="stable")][: max(1, round(n.share * len(features)))]
-        at = np.arange(len(strengths)) if n.every_strength else np.argsort(np.abs(strengths - STRENGTH))[:1]
+        at = np.arange(len(strengths)) if n.every_strength else np.array([len(strengths) // 2])
         seeds = range(seed, seed + n.seeds)
         good, fluent = trials.run(features[going], own[going], strengths[at].tolist(), seeds)
         written = np.full_like(good, n.seeds * len(config.prompts))

@@ -5,11 +5,12 @@ after it run again, and Δp_t is the mean change in the probability that t comes
 logits it holds what the later blocks make of the push. Any push makes some tokens likelier, so those are a latent's own
 that rise more than with other latents: r_t = (Δp_t - mean) / √(deviation + 1e-4), both over a sample of latents.
 
-    S = gain10 · max(0, cross)² · √w · g
+    S = gain10 · max(0, cross)² · C
 
 over the ten whole words of largest r_t: gain10 the sum of their Δp_t - mean, cross the cosine (in the space of words)
-of the words that the latent fires on and those, w and g as in `concepts`. The push brings words, those that the latent
-is about, whole and several ones.
+of the words that the latent fires on and those, C as in `concepts`: the push brings words, those that the latent is
+about, and they are a concept. Of 1,000 latents of the embedded model pushed by 0.45 in four texts each, the first 50 by
+S gave 27% good texts (`judge`), by √w · g in place of C 24%, by C alone 21%, all of them 13%.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -48,7 +48,7 @@ class Gains:
     """What pushes of n latents make likelier, the largest rise first."""
 
     tokens: np.ndarray
-    """(n, 10) the tokens of largest r, of all"""
+    """(n, 10) of all tokens those of largest (Δp - mean) / (deviation + 1e-4): to be shown"""
     change: np.ndarray
     """(n, 10) their Δp"""
     words: np.ndarray
@@ -70,7 +70,7 @@ def gains(
     rows = []
     for change in tqdm(changes.of(features), desc="gains", total=-(-len(features) // LATENTS), unit_scale=LATENTS):
         own = change - mean
-        tokens, chosen = (ratio.topk(min(KEPT, lm.d_vocab)).indices for ratio in (own / scale, own / scale * whole))
+        tokens, chosen = (ratio.topk(min(KEPT, lm.d_vocab)).indices for ratio in (own / scale**2, own / scale * whole))
         order = change.gather(1, tokens).sort(descending=True)
         rows.append(
             (tokens.gather(1, order.indices), order.values, chosen, (own * whole).gather(1, chosen).clamp(min=0))
@@ -112,11 +112,11 @@ def places(held_out: Tensor) -> Tensor:
     return held_out[torch.from_numpy(rows), :length].long()
 
 
-def steering_scores(found: Gains, shares: sparse.csr_matrix, factors: pd.DataFrame, words: Words) -> np.ndarray:
-    """(n,) S of latents from their (n, d_vocab) token shares and their factors `whole` and `several`."""
+def steering_scores(found: Gains, shares: sparse.csr_matrix, concept: np.ndarray, words: Words) -> np.ndarray:
+    """(n,) S of latents from their (n, d_vocab) token shares and their concept scores C."""
     fired = shares @ (words.space * words.whole[:, None])
     gained = (words.space[found.words] * found.by[..., None]).sum(axis=1)
     length = np.linalg.norm(fired, axis=1) * np.linalg.norm(gained, axis=1)
     cross = np.divide((fired * gained).sum(axis=1), length, out=np.zeros(len(length)), where=length > 1e-9).clip(min=0)
-    score: np.ndarray = found.by.sum(axis=1) * cross**2 * np.sqrt(factors["whole"].to_numpy()) * factors["several"]
-    return np.asarray(score)
+    score: np.ndarray = found.by.sum(axis=1) * cross**2 * concept
+    return score

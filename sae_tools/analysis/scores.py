@@ -46,7 +46,7 @@ def score(
     if not len(tried):
         return table
     found = gains(sae, lm, site, held_out, unit, tried, words)
-    steering = steering_scores(found, shares[tried], factors.loc[tried], words)
+    steering = steering_scores(found, shares[tried], factors["concept"].to_numpy()[tried], words)
     table.loc[tried, "steering"] = steering
     table.loc[tried, "gained_tokens"] = pd.Series(list(found.tokens), index=tried)
     table.loc[tried, "gained"] = pd.Series(list(found.change), index=tried)

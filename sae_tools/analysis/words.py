@@ -55,7 +55,7 @@ def read_words(lm: LanguageModel, ids: Tensor) -> Words:
     whole = np.where(starts & letters, 1 - _continued(tokens, texts, starts, count), 0.0)
     whole[lm.special_ids] = 0
     whole[np.argsort(-count, kind="stable")[:COMMON]] = 0
-    return Words(texts, _numbers(texts), whole, company(tokens, np.where(count >= LEAST, whole, 0) > 0.5))
+    return Words(texts, _numbers(texts), whole, company(tokens, np.where(count >= LEAST, whole, 0) > 0.5, DIMENSIONS))
 
 
 def stem(text: str) -> str:
@@ -63,8 +63,10 @@ def stem(text: str) -> str:
     return text.lower().removesuffix("s") or text.lower()
 
 
-def company(ids: np.ndarray, chosen: np.ndarray, dimensions: int = DIMENSIONS) -> np.ndarray:
+def company(ids: np.ndarray, chosen: np.ndarray, dimensions: int) -> np.ndarray:
     """(d_vocab, dimensions) unit rows for `chosen` tokens of (n_blocks, context) ids, 0 for the others.
+
+    Fewer dimensions are used where there are fewer tokens.
 
     The left singular vectors, times the roots of their values, of the positive pointwise mutual information
     max(0, ln(p(s, t) / p(s) p(t))) of tokens at most REACH apart (Levy and Goldberg 2014,
@@ -72,7 +74,7 @@ def company(ids: np.ndarray, chosen: np.ndarray, dimensions: int = DIMENSIONS) -
     """
     rows = np.zeros((len(chosen), dimensions), np.float32)
     size = int(chosen.sum())
-    if size <= dimensions:
+    if size < 2:
         return rows
     number = np.where(chosen, np.cumsum(chosen) - 1, -1)[ids]
     pairs = sparse.csr_matrix((size, size))
@@ -85,9 +87,9 @@ def company(ids: np.ndarray, chosen: np.ndarray, dimensions: int = DIMENSIONS) -
     expected = share[pairs.row] * share[pairs.col] * pairs.data.sum()
     information = np.log(pairs.data / expected).clip(min=0)
     ppmi = sparse.csr_matrix((information, (pairs.row, pairs.col)), (size, size))
-    vectors, values, _ = randomized_svd(ppmi, dimensions, random_state=0)
+    vectors, values, _ = randomized_svd(ppmi, min(dimensions, size - 1), random_state=0)
     found = vectors * np.sqrt(values)
-    rows[chosen] = found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-9)
+    rows[chosen, : len(values)] = found / np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-9)
     return rows
 
 

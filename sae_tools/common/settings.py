@@ -231,11 +231,13 @@ class Features:
     words first."""
     n_calibrated: Natural = 256
     """Features of the best steering score with which texts are written, to find the strength that each one bears."""
-    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6)
-    """Strengths to write with, in median norms at the site."""
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.35, 0.45, 0.55)
+    """Strengths to write with, in median norms at the site; each feature is first tried at the middle one."""
     prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
         "One morning, Ben and his dad went to the beach.",
         "Sue was playing in the yard with her friend.",
+        "Mia and her brother were in the kitchen.",
+        "Once there was a boy who lived in a small house.",
     )
     """Beginnings of these texts."""
     new_tokens: Positive = 40

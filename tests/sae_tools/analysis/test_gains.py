@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -52,8 +51,8 @@ def test_gains_are_those_of_a_pass_a_latent(lm: LanguageModel, ids: Tensor) -> N
     own = change - change.mean(axis=0)  # fewer than SAMPLE: all of them are the sample
     ratio = own / np.sqrt(change.std(axis=0) + 1e-4)
     for row in range(len(features)):
-        best = np.sort(ratio[row])[::-1][:10]
-        np.testing.assert_allclose(np.sort(ratio[row, found.tokens[row]])[::-1], best, rtol=1e-3)
+        usual = own[row] / (change.std(axis=0) + 1e-4)
+        np.testing.assert_allclose(np.sort(usual[found.tokens[row]])[::-1], np.sort(usual)[::-1][:10], rtol=1e-3)
         np.testing.assert_allclose(found.change[row], change[row, found.tokens[row]], atol=1e-6)
         assert (np.diff(found.change[row]) <= 0).all()
         best = np.sort(ratio[row] * its.whole)[::-1][:10]
@@ -72,11 +71,10 @@ def test_the_score_is_its_formula() -> None:
     its, chance = words(30), np.random.default_rng(1)
     shares = chance.random((4, 30))
     found = Gains(*(np.zeros((4, 10), int),) * 2, chance.integers(0, 30, (4, 10)), chance.random((4, 10)))
-    factors = pd.DataFrame({"whole": chance.random(4), "several": chance.random(4)}, index=[2, 5, 6, 9])
-    score = steering_scores(found, sparse.csr_matrix(shares), factors, its)
+    concept = chance.random(4)
+    score = steering_scores(found, sparse.csr_matrix(shares), concept, its)
     for row in range(4):
         fired = sum(shares[row, t] * its.whole[t] * its.space[t] for t in range(30))
         gained = sum(by * its.space[t] for t, by in zip(found.words[row], found.by[row], strict=True))
         cross = max(0, fired @ gained / np.linalg.norm(fired) / np.linalg.norm(gained))
-        factor = np.sqrt(factors["whole"].iloc[row]) * factors["several"].iloc[row]
-        assert score[row] == pytest.approx(found.by[row].sum() * cross**2 * factor, rel=1e-4)
+        assert score[row] == pytest.approx(found.by[row].sum() * cross**2 * concept[row], rel=1e-4)

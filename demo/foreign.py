@@ -36,6 +36,8 @@ PLAIN = Path(__file__).parent / "plain.txt"
 CONTEXT = 128
 N_TOKENS = 65_536
 """Tokens of a text that are read, at most: a minute for a small model on two cores."""
+N_GAINED = 256
+"""Features whose push is tried: on a model of GPT-2's size each takes a third of a second. None is tried by writing."""
 BATCH = 8
 """Blocks in one forward pass: few, so that the page can say how far it is."""
 N_FIT = 16_384
@@ -90,7 +92,7 @@ class Foreign:
 
         sae, lm, site = self._load()
         ids = self._ids(lm, sae.cfg.metadata.get("context_size"))
-        config = Features(n_tokens=N_TOKENS, batch_size=BATCH)
+        config = Features(n_tokens=N_TOKENS, batch_size=BATCH, n_gained=N_GAINED, n_calibrated=0)
         kept = self.cache.expanduser() / _digest(sae, lm, site, ids, config)
         if not _is_whole(kept / "features" / self.name):
             self._make(kept, sae, lm, site, ids, config)
@@ -99,7 +101,7 @@ class Foreign:
 
     def _load(self) -> tuple[Any, LanguageModel, Site]:
         from sae_tools import saes
-        from sae_tools.analysis.foreign import as_trained, hub_id, origin
+        from sae_tools.analysis.foreign import hub_id, origin
         from sae_tools.models.lm import LanguageModel
 
         sae = saes.load(self.source, self.sae_id)
@@ -115,7 +117,7 @@ class Foreign:
             where = f"blocks.<0 to {lm.n_layers - 1}>.<{' | '.join(KINDS)}>"
             raise SettingError(f"{str(error).rstrip('.')}: the sites of {model!r} are {where}.") from None
         saes.check_width(sae, lm.width(site), self.name, site.name)
-        return as_trained(sae).to(lm.device), lm, site
+        return saes.as_trained(sae).to(lm.device), lm, site
 
     def _ids(self, lm: LanguageModel, trained_on: int | None) -> Tensor:
         from sae_tools.models.corpus import first_blocks, read_texts

@@ -10,6 +10,9 @@ from demo.limits import MAX_SECONDS, MAX_TOKENS, Refused
 from demo.workbench import Opened
 from sae_tools.models.lm import LanguageModel, Patch
 
+EVERY = 2
+"""Tokens between two views: to send one is dearer than a small step, but only there is it seen that a visitor left."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -46,7 +49,6 @@ def _interleave(
 ) -> Iterator[Written]:
     """Step both streams in turn until both end or the time is up; the turn is held for one step only."""
     deadline = time.monotonic() + MAX_SECONDS
-    shown = 0.0
     new: tuple[list[int], list[int]] = ([], [])
     alive = [True, True]
     while any(alive):
@@ -57,10 +59,8 @@ def _interleave(
             new[which].extend([] if token is None else [token])
         late = time.monotonic() > deadline
         over = f"Stopped after {MAX_SECONDS:.0f} seconds, the limit of this page." if late else ""
-        # To decode is dearer than a small model's step: ten times a second is smooth enough.
-        if late or not any(alive) or time.monotonic() > shown + 0.1:
+        if late or not any(alive) or len(new[0]) % EVERY == 0:
             yield _written(lm, prompt, new, over)
-            shown = time.monotonic()
         if late:
             return
 

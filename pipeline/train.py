@@ -109,7 +109,7 @@ def fetch(params: Params, name: str, source: Pretrained) -> None:
 
     check(paths.ACTIVATIONS)
     shards = Shards(paths.ACTIVATIONS / params.site)
-    sae = saes.load(source.release, source.sae_id)
+    sae = saes.as_trained(saes.load(source.release, source.sae_id))
     saes.check_width(sae, shards.d_in, f"saes.{name}", params.site)
     with new_folder(paths.sae(name), {"sae": name, "site": params.site, "recipe": {}}) as folder:
         saes.save(sae, folder)

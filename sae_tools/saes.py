@@ -40,6 +40,7 @@ __all__ = [
     "TrainStepInput",
     "TrainStepOutput",
     "TrainingSAE",
+    "as_trained",
     "begin_from",
     "build",
     "check_width",
@@ -56,6 +57,8 @@ __all__ = [
     "warm_up_steps",
     "widened",
 ]
+CENTRED_SITES = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+"""Where TransformerLens' `center_writing_weights` takes the mean out of each activation."""
 
 
 def build(
@@ -119,6 +122,27 @@ def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+@torch.no_grad()
+def as_trained(sae: SAE[Any]) -> SAE[Any]:
+    """The SAE for activations as Hugging Face's model has them, where it was trained on centred ones.
+
+    TransformerLens' `center_writing_weights` takes its mean over dimensions out of what is written to the stream, P x.
+    With apply_b_dec_to_input (P x - b_dec) W + b = (x - b_dec) P W + (b - b_dec W + b_dec P W), and P W is W less the
+    mean of its rows: the encoder alone changes.
+    """
+    metadata = sae.cfg.metadata
+    how = metadata.get("model_from_pretrained_kwargs") or {}
+    site = str(metadata.get("hook_name") or "").rsplit(".", 1)[-1]
+    if not how.get("center_writing_weights") or site not in CENTRED_SITES or not hasattr(sae, "b_enc"):
+        return sae
+    centred = deepcopy(sae)
+    mean = centred.W_enc.mean(dim=0)
+    centred.W_enc -= mean
+    if sae.cfg.apply_b_dec_to_input:
+        centred.b_enc -= sae.b_dec.sum() * mean
+    return centred
 
 
 def _for_use(sae: SAE[Any]) -> SAE[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,9 +13,6 @@ from sae_tools.metrics.reconstruction import Moments
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
-
-CENTRED_SITES = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
-"""Where TransformerLens' `center_writing_weights` takes the mean out of each activation."""
 
 
 def origin(sae: SAE[Any]) -> tuple[str, str]:
@@ -31,27 +27,6 @@ def hub_id(name: str) -> str:
 
     known = {alias.lower(): official for official, aliases in MODEL_ALIASES.items() for alias in aliases}
     return known.get(name.lower(), name)
-
-
-@torch.no_grad()
-def as_trained(sae: SAE[Any]) -> SAE[Any]:
-    """The SAE for activations as Hugging Face's model has them, where it was trained on centred ones.
-
-    TransformerLens' `center_writing_weights` takes its mean over dimensions out of what is written to the stream, P x.
-    With apply_b_dec_to_input (P x - b_dec) W + b = (x - b_dec) P W + (b - b_dec W + b_dec P W), and P W is W less the
-    mean of its rows: the encoder alone changes.
-    """
-    metadata = sae.cfg.metadata
-    how = metadata.get("model_from_pretrained_kwargs") or {}
-    site = str(metadata.get("hook_name") or "").rsplit(".", 1)[-1]
-    if not how.get("center_writing_weights") or site not in CENTRED_SITES or not hasattr(sae, "b_enc"):
-        return sae
-    centred = deepcopy(sae)
-    mean = centred.W_enc.mean(dim=0)
-    centred.W_enc -= mean
-    if sae.cfg.apply_b_dec_to_input:
-        centred.b_enc -= sae.b_dec.sum() * mean
-    return centred
 
 
 @torch.no_grad()

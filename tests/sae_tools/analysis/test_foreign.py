@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_tools.analysis.foreign import as_trained, fit, hub_id, origin
+from sae_tools.analysis.foreign import fit, hub_id, origin
 from sae_tools.common.errors import InputError
+from sae_tools.saes import as_trained
 from tests.conftest import TinyLM, random_sae
 
 CENTRED = {"center_writing_weights": True}

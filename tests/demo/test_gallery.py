@@ -92,6 +92,7 @@ def test_cards_open_steer_and_are_kept(visit: Visit, chosen: list[int]) -> None:
 
 def test_an_example_is_read_in_explore(visit: Visit) -> None:
     page = visit()
+    expect(page).to_have_url(re.compile("prompt=Once"))  # Explore has read its own example
     page.get_by_role("button", name="Lily was sad").click()
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("^Lily was sad"))
     expect(page.locator("#strip .strip")).to_contain_text("Lily was sad")

@@ -23,7 +23,7 @@ from demo.reading import NEXT, read
 from demo.steering.ask import Ask
 from demo.steering.pushes import checked
 from demo.writing import write
-from sae_tools.analysis.search import MATCH, Finder, Wanted, Where, spellings
+from sae_tools.analysis.search import MATCH, Wanted, Where, spellings
 from sae_tools.analysis.steering import steer
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.models.lm import shown_pieces
@@ -43,7 +43,6 @@ class Api:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self._finders: dict[str, Finder] = {}
 
     def wire(self) -> None:
         """Register every endpoint under its own name; call it inside the page's `gr.Blocks`."""
@@ -70,7 +69,7 @@ class Api:
         reading = read(opened, prompt)
         return [
             {
-                "id": found.feature, "label": str(opened.row(found.feature)["label"]), "value": found.value,
+                "id": found.feature, "label": str(opened.store.table.at[found.feature, "label"]), "value": found.value,
                 "token": reading.pieces[found.token], "position": found.token,
             }
             for found in reading.firings()[:most]
@@ -154,8 +153,7 @@ class Api:
 
     def _found(self, opened: "Opened", text: str, where: Where) -> pd.Series:
         """How well each feature that is found matches; an empty text matches all that are alive."""
-        finder = self._finders.setdefault(opened.name, Finder(opened.store))
-        return finder.find(Wanted(text, where), lambda word: spellings(opened.base.tokenizer, word))[MATCH]
+        return opened.finder.find(Wanted(text, where), lambda word: spellings(opened.base.tokenizer, word))[MATCH]
 
     def next_tokens(self, text: str, count: int = NEXT, sae: str = "") -> dict[str, Listed]:
         """The likeliest tokens after a text: of the model as it is, and on what the SAE makes of its activations.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from demo import limits
+from demo.inputs import unchecked
 from demo.limits import Refused
 from demo.tab import View
 from sae_tools.common.errors import WorkbenchError
@@ -55,9 +56,12 @@ class Page:
         self.tabs: Any = None
         self.opened: list[Trigger] = []
         """Fires when an SAE was opened and the tabs show it: on load, and when another one is chosen."""
-        self.sae = gr.Dropdown(
-            names, value=names[0], label="SAE", filterable=False, min_width=150, visible=len(names) > 1, elem_id="sae"
-        )
+        self.sae = unchecked(
+            gr.Dropdown(
+                names, value=names[0], label="SAE", filterable=False, min_width=150, scale=0, visible=len(names) > 1,
+                elem_id="sae",
+            )
+        )  # fmt: skip
 
     def clickable(self, value: str = "", **more: Any) -> gr.HTML:
         """HTML in which an element with `data-act` (pick, open, steer, keep) and `data-feature` acts when clicked."""

@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from demo import limits
+from demo.inputs import unchecked
 from demo.limits import Refused
 from demo.page import Page
 from demo.steering import way_tables
 from demo.steering.by_direction import VECTORS, WAYS, ByDirection, chosen_of, way_of
 from demo.steering.pairs import EXAMPLE, Asked, Seen, look, looked, own_site
-from demo.steering.rows import unchecked
 from demo.tab import View
 from demo.workbench import Opened
 from sae_tools.analysis.steering import Push

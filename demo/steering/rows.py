@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from demo import limits
+from demo.inputs import unchecked
 from demo.page import Page
 from demo.steering import pieces, pushes
 from demo.tab import View
@@ -78,9 +79,3 @@ class Rows:
                 self.bands[i]: pieces.band(*pushes.fluent(opened.row(push.feature)), limits.MAX_STRENGTH),
             }  # fmt: skip
         return view
-
-
-def unchecked(component: Any) -> Any:
-    """A part whose value reaches `limits` as it came: Gradio's own check breaks on text and on an emptied box."""
-    component.preprocess = lambda value: value
-    return component

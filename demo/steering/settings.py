@@ -9,8 +9,8 @@ import gradio as gr
 
 from demo import limits
 from demo.asked import Asked, numeral
+from demo.inputs import unchecked
 from demo.steering.ask import Ask
-from demo.steering.rows import unchecked
 from demo.tab import View
 
 WHERE = [("Everywhere", "everywhere"), ("New tokens only", "new")]

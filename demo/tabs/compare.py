@@ -11,15 +11,15 @@ from demo import limits, overall, paired, plots
 from demo.asked import Asked
 from demo.cards import label_of
 from demo.compared import changes, write_both
+from demo.inputs import prompt_box, unchecked
 from demo.limits import Refused
 from demo.metrics import metrics_table
 from demo.page import PRIVATE
 from demo.reading import read
 from demo.steering.ask import PROMPT, Ask
 from demo.steering.pushes import FIRM, checked, own_words, start
-from demo.steering.rows import unchecked
 from demo.tab import Tab, View
-from demo.tabs.explore import EXAMPLES, prompt_box
+from demo.tabs.explore import EXAMPLES
 from demo.transferred import transferred
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note

@@ -9,6 +9,7 @@ import gradio as gr
 
 from demo import limits
 from demo.asked import Asked, numeral
+from demo.inputs import prompt_box, unchecked
 from demo.pieces.apart import side_by_side
 from demo.pieces.card import card
 from demo.pieces.fired import fired, found
@@ -16,7 +17,6 @@ from demo.pieces.following import following
 from demo.pieces.strips import missed, pickable
 from demo.ranking import Order, Over
 from demo.reading import Reading, read
-from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note
@@ -220,10 +220,3 @@ def _radio(choices: dict[str, str], label: str, name: str) -> Any:
     """Choices by value, as one line."""
     pairs = [(said, value) for value, said in choices.items()]
     return unchecked(gr.Radio(pairs, value=pairs[0][1], label=label, show_label=False, container=False, elem_id=name))
-
-
-def prompt_box(text: str, label: str, name: str) -> gr.Textbox:
-    """A box in which Enter runs and Shift+Enter breaks the line."""
-    return gr.Textbox(
-        text, label=label, lines=1, max_lines=6, max_length=limits.MAX_CHARACTERS, scale=6, min_width=240, elem_id=name
-    )

@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from demo import cards, limits, plots
+from demo.inputs import unchecked
 from demo.limits import Refused
 from demo.pieces import everything, known
 from demo.pieces.label import said
 from demo.pieces.strips import coloured
 from demo.reading import read, remembered
-from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.reports.render import note

@@ -11,8 +11,8 @@ import pandas as pd
 
 from demo import cards, limits
 from demo.asked import Asked
+from demo.inputs import unchecked
 from demo.limits import Refused
-from demo.steering.rows import unchecked
 from demo.tab import Tab, View
 from demo.workbench import Opened
 from sae_tools.analysis.search import MATCH, Wanted, spellings

@@ -11,6 +11,7 @@ import gradio as gr
 
 from demo import limits
 from demo.asked import Asked, numeral
+from demo.inputs import prompt_box, unchecked
 from demo.limits import Refused
 from demo.page import PRIVATE
 from demo.steering import pieces, pushes
@@ -18,11 +19,10 @@ from demo.steering.ask import PROMPT, Ask, Source
 from demo.steering.by_features import ByFeatures
 from demo.steering.pairs import EXAMPLE, MOST_IN_ADDRESS
 from demo.steering.panel import Panel
-from demo.steering.rows import ABOUT_MODES, Rows, unchecked
+from demo.steering.rows import ABOUT_MODES, Rows
 from demo.steering.settings import Settings
 from demo.steering.sheets import Sheets
 from demo.tab import Tab, View
-from demo.tabs.explore import prompt_box
 from demo.workbench import Opened
 from sae_tools.analysis.steering import Push
 from sae_tools.reports.render import note

@@ -23,7 +23,7 @@ from demo.reading import NEXT, read
 from demo.steering.ask import Ask
 from demo.steering.pushes import checked
 from demo.writing import write
-from sae_tools.analysis.search import MATCH, Finder, Wanted, Where, spellings
+from sae_tools.analysis.search import MATCH, Wanted, Where, spellings
 from sae_tools.analysis.steering import steer
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.models.lm import shown_pieces
@@ -43,7 +43,6 @@ class Api:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self._finders: dict[str, Finder] = {}
 
     def wire(self) -> None:
         """Register every endpoint under its own name; call it inside the page's `gr.Blocks`."""
@@ -130,7 +129,7 @@ class Api:
         """Features that mean something: by their label, and by the words they fire on or make likelier.
 
         Args:
-            q: words that the label holds
+            q: words of the label, or that the feature fires on or makes likelier
             token: a word that the feature fires on, or that it makes likelier where it fires
             count: how many features, at most 200
             sae: name of the SAE; empty is the one that explains most
@@ -141,11 +140,11 @@ class Api:
         opened, most = self._open(sae), limits.whole(count, "count", 1, MOST_LISTED)
         if q == token == "":
             raise Refused("Nothing to search for: give q, token or both.")
-        label, word = (
+        words, word = (
             "" if value == "" else limits.text(value, what, limits.MAX_CHARACTERS)
             for what, value in (("q", q), ("token", token))
         )
-        found = self._found(opened, label, "label").add(
+        found = self._found(opened, words, "anywhere").add(
             self._found(opened, word, "fires").add(self._found(opened, word, "promotes"), fill_value=0)
         )
         best = found.dropna().sort_values(ascending=False, kind="stable").head(most)
@@ -154,8 +153,7 @@ class Api:
 
     def _found(self, opened: "Opened", text: str, where: Where) -> pd.Series:
         """How well each feature that is found matches; an empty text matches all that are alive."""
-        finder = self._finders.setdefault(opened.name, Finder(opened.store))
-        return finder.find(Wanted(text, where), lambda word: spellings(opened.base.tokenizer, word))[MATCH]
+        return opened.finder.find(Wanted(text, where), lambda word: spellings(opened.base.tokenizer, word))[MATCH]
 
     def next_tokens(self, text: str, count: int = NEXT, sae: str = "") -> dict[str, Listed]:
         """The likeliest tokens after a text: of the model as it is, and on what the SAE makes of its activations.
@@ -169,11 +167,11 @@ class Api:
             {model: [{token, probability}], sae: [{token, probability}]}, the likeliest first.
         """
         opened, prompt = self._open(sae), limits.prompt(text)
-        following = read(opened, prompt).following.head(limits.whole(count, "count", 1, NEXT))
+        following, most = read(opened, prompt).following, limits.whole(count, "count", 1, NEXT)
         return {
             way: [
                 {"token": str(piece), "probability": float(probability)}
-                for piece, probability in zip(following[f"{way}_token"], following[f"{way}_probability"], strict=True)
+                for piece, probability in following.nlargest(most, way)[["token", way]].itertuples(index=False)
             ]
             for way in ("model", "sae")
         }

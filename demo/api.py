@@ -129,7 +129,7 @@ class Api:
         """Features that mean something: by their label, and by the words they fire on or make likelier.
 
         Args:
-            q: words that the label holds
+            q: words of the label, or that the feature fires on or makes likelier
             token: a word that the feature fires on, or that it makes likelier where it fires
             count: how many features, at most 200
             sae: name of the SAE; empty is the one that explains most
@@ -140,11 +140,11 @@ class Api:
         opened, most = self._open(sae), limits.whole(count, "count", 1, MOST_LISTED)
         if q == token == "":
             raise Refused("Nothing to search for: give q, token or both.")
-        label, word = (
+        words, word = (
             "" if value == "" else limits.text(value, what, limits.MAX_CHARACTERS)
             for what, value in (("q", q), ("token", token))
         )
-        found = self._found(opened, label, "label").add(
+        found = self._found(opened, words, "anywhere").add(
             self._found(opened, word, "fires").add(self._found(opened, word, "promotes"), fill_value=0)
         )
         best = found.dropna().sort_values(ascending=False, kind="stable").head(most)
@@ -167,11 +167,11 @@ class Api:
             {model: [{token, probability}], sae: [{token, probability}]}, the likeliest first.
         """
         opened, prompt = self._open(sae), limits.prompt(text)
-        following = read(opened, prompt).following.head(limits.whole(count, "count", 1, NEXT))
+        following, most = read(opened, prompt).following, limits.whole(count, "count", 1, NEXT)
         return {
             way: [
                 {"token": str(piece), "probability": float(probability)}
-                for piece, probability in zip(following[f"{way}_token"], following[f"{way}_probability"], strict=True)
+                for piece, probability in following.nlargest(most, way)[["token", way]].itertuples(index=False)
             ]
             for way in ("model", "sae")
         }

@@ -13,6 +13,7 @@ import pytest
 from demo.reading import read
 from demo.results import Results
 from demo.workbench import Opened, Workbench
+from sae_tools.analysis.next_tokens import next_tokens
 from tests.conftest import REPO
 
 TEXT = "Once upon a time there was a little dog named Max."
@@ -93,18 +94,21 @@ def test_search_finds_by_label_and_by_token(client: Any, opened: Opened) -> None
     label = str(table.loc[table["density"].idxmax(), "label"])
     found = client.predict(label.upper(), count=200, api_name="/search")
     assert table["density"].idxmax() in [each["id"] for each in found]
-    token = opened.base.tokenizer.decode([int(table.loc[7, "top_tokens"][0])])
+    row = opened.row(int(table["density"].idxmax()))
+    pieces = [opened.base.tokenizer.decode([int(i)]).strip() for i in row.get("gained_tokens", row["top_tokens"])]
+    token = next(piece for piece in pieces if piece.isalpha())
     by_token = client.predict("", token, count=200, api_name="/search")
-    assert 7 in [each["id"] for each in by_token]
+    assert table["density"].idxmax() in [each["id"] for each in by_token]
 
 
 def test_next_tokens_with_and_without_the_sae(client: Any, opened: Opened) -> None:
-    following = read(opened, TEXT).following
     found = client.predict(TEXT, 3, api_name="/next_tokens")
+    ids = opened.base.tokens(TEXT)
+    expected = next_tokens(opened.sae, opened.base, opened.site, ids, 3).loc[ids.shape[1] - 1]
     for way in ("model", "sae"):
-        assert [each["token"] for each in found[way]] == following[f"{way}_token"].head(3).tolist()
+        assert [each["token"] for each in found[way]] == expected[f"{way}_token"].tolist()
         shown = [each["probability"] for each in found[way]]
-        assert shown == pytest.approx(following[f"{way}_probability"].head(3).tolist(), rel=1e-4)
+        assert shown == pytest.approx(expected[f"{way}_probability"].tolist(), rel=1e-4)
 
 
 PUSH = {"feature": 3, "mode": "add", "strength": 0.4}

@@ -23,7 +23,7 @@ def metrics_table(columns: dict[str, dict[str, float]], explained: bool = True) 
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(_metric_row(key, columns, explained) for key in keys)
     top = f"<thead><tr><th>Metric</th>{head}</tr></thead>"
-    return f'<div class="scroll"><table class="metrics">{top}<tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table class="metrics">{top}<tbody>{body}</tbody></table></div>'
 
 
 def _metric_row(key: str, columns: dict[str, dict[str, float]], explained: bool) -> str:

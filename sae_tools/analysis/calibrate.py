@@ -39,8 +39,8 @@ class Round:
     every_strength: bool = True
 
 
-ROUNDS = (Round(1.0, 1, every_strength=False), Round(0.25, 1), Round(0.1, 3))
-MOST_BROKEN = 0.3
+ROUNDS = (Round(1.0, 1, every_strength=False), Round(0.15, 1), Round(0.05, 3))
+MOST_BROKEN = 0.2
 """Share of the texts that may not be fluent at a strength in a feature's range."""
 
 
@@ -51,7 +51,7 @@ class Trials:
         self, sae: SAE[Any], lm: LanguageModel, site: Site, unit: float, words: Words, config: Features
     ) -> None:
         self._sae, self._lm, self._site, self._unit, self._words, self._config = sae, lm, site, unit, words, config
-        self._plain: dict[tuple[str, int], Tensor] = {}
+        self._plain: dict[tuple[str, int], tuple[Tensor, np.ndarray, np.ndarray]] = {}
 
     def run(
         self, features: np.ndarray, own: np.ndarray, strengths: Sequence[float], seeds: Sequence[int]
@@ -79,13 +79,14 @@ class Trials:
     def _judged(self, prompt: str, seeds: list[int], push: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which texts, one a seed and row of (rows, d) `push`, are good, and which are fluent."""
         ids = self._lm.tokens(prompt)
+        steered = judge.measure(self._lm, ids, self.write(ids, seeds, push), own, self._words)
         for seed in {seed for seed in seeds if (prompt, seed) not in self._plain}:
-            self._plain[prompt, seed] = self.write(ids, [seed], None)[0]
-        plain = torch.stack([self._plain[prompt, seed] for seed in seeds])
-        steered, unsteered = (
-            judge.measure(self._lm, ids, texts, own, self._words) for texts in (self.write(ids, seeds, push), plain)
-        )
-        return steered.good(unsteered), steered.fluent(unsteered)
+            text = self.write(ids, [seed], None)
+            self._plain[prompt, seed] = (text, judge.loss(self._lm, ids, text), judge.repeated(text.numpy()))
+        texts, loss, repeated = zip(*(self._plain[prompt, seed] for seed in seeds), strict=True)
+        shown = judge.shown(torch.cat(texts).numpy(), own, self._words)
+        plain = judge.Measured(shown, np.concatenate(loss), np.concatenate(repeated))
+        return steered.good(plain), steered.fluent(plain)
 
     def write(self, ids: Tensor, seeds: Sequence[int], push: Tensor | None) -> Tensor:
         """(rows, new) tokens after (1, n) ids, one row a seed, each with its row of (rows, d) `push` added."""
@@ -116,14 +117,17 @@ def summary(
 ) -> pd.DataFrame:
     """A row a feature, from how many of its texts are good and fluent, of how many, each (n, strengths).
 
-    `strength` has the largest share of good texts, of equals the least; `good_share` is that share, `texts` how many
-    it is taken from; `strength_low` and `strength_high` bound the strengths at which most texts stay fluent and the
-    share is at least half of the best (NaN: none).
+    `strength` has the largest share of good texts, of equals the least, among those at which most texts stay fluent, or
+    is the least that was tried; `good_share` is its share, `texts` how many it is taken from; `strength_low` and
+    `strength_high` bound the strengths at which most texts stay fluent and the share is at least half of the best (NaN:
+    none).
     """
     tried = written > 0
     share, whole = (np.divide(of, written, out=np.full(of.shape, -1.0), where=tried) for of in (good, fluent))
-    best, row = share.argmax(axis=1), np.arange(len(features))
-    usable = tried & (whole >= 1 - MOST_BROKEN) & (share >= share[row, best][:, None] / 2)
+    bearable = tried & (whole >= 1 - MOST_BROKEN)
+    row = np.arange(len(features))
+    best = np.where(bearable.any(axis=1), np.where(bearable, share, -1).argmax(axis=1), tried.argmax(axis=1))
+    usable = bearable & (share >= share[row, best][:, None] / 2)
     bounds = np.where(usable, strengths, np.nan)
     some = usable.any(axis=1)
     low, high = (np.full(len(features), np.nan) for _ in range(2))

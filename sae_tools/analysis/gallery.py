@@ -52,7 +52,7 @@ def gallery(
 
 def _written_with(table: pd.DataFrame) -> pd.DataFrame:
     """The features that some texts were good with, and their shrunk share of them."""
-    found = table[table["good_share"] > 0]
+    found = table[(table["good_share"] > 0) & (table["word"] != "")]
     return found.assign(shrunk=(found["good_share"] * found["texts"] + 1) / (found["texts"] + 4))
 
 

@@ -1,8 +1,8 @@
 """Is a steered text good: does it show what was pushed, and is it still a text?
 
 A text is fluent if the unsteered model's loss on it, in nats a token, is at most 1 above its loss on the unsteered text
-of the same seed, and at most a fifth of its pairs of neighbours are repeated; good if it also holds two different words
-of the feature's own at least, and one more than the unsteered text.
+of the same seed, and at most a fifth of its pairs of neighbours are repeated; good if it also holds words of the
+feature's own twice at least, and once more than the unsteered text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Measured:
     """What is measured of (rows, length) texts, each (rows,)."""
 
     shown: np.ndarray
-    """Different words of the feature's own."""
+    """How often there is a word of the feature's own."""
     loss: np.ndarray
     """Nats a token, in the unsteered model; NaN where nothing was written."""
     repeated: np.ndarray
@@ -68,10 +68,10 @@ def measure(lm: LanguageModel, prompt: Tensor, new: Tensor, own: np.ndarray, wor
 
 
 def shown(new: np.ndarray, own: np.ndarray, words: Words) -> np.ndarray:
-    """(rows,) how many different own words each text holds."""
+    """(rows,) how many own words each text holds, each as often as it stands there."""
     word = np.where((new >= 0) & (words.whole[new] > 0), words.word[new], -1)
     hit = np.take_along_axis(own, word.clip(min=0), 1) & (word >= 0)
-    return _distinct(np.where(hit, word, -1))
+    return np.asarray(hit.sum(axis=1))
 
 
 def repeated(new: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from sae_tools.analysis.concepts import concept_scores, documents, token_shares
 from sae_tools.analysis.firings import Firings
 from sae_tools.analysis.gains import STRENGTH, gains, steering_scores
 from sae_tools.analysis.judge import own_words
-from sae_tools.analysis.words import Words, read_words
+from sae_tools.analysis.words import Words, read_words, telling
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
@@ -34,10 +34,11 @@ def score(
     nothing, gains' own strength, NaN, NaN, NaN and 0. `unit` is the site's median norm.
     """
     words = read_words(lm, ids)
+    rare = telling(words, ids)
     shares = token_shares(firings, ids.flatten().numpy(), lm.d_vocab)
     factors = concept_scores(firings, documents(ids.numpy(), lm.special_ids), shares, words)
     tried = _worth_trying(firings, factors, config.n_gained)
-    table = pd.DataFrame({"concept": factors["concept"], "steering": 0.0, "word": _first_words(shares, words)})
+    table = pd.DataFrame({"concept": factors["concept"], "steering": 0.0, "word": _first_words(shares, words, rare)})
     for name in ("gained_tokens", "gained"):
         table[name] = pd.Series([np.zeros(0, np.int64 if name == "gained_tokens" else np.float32)] * len(table))
     table = table.assign(
@@ -52,16 +53,18 @@ def score(
     table.loc[tried, "gained"] = pd.Series(list(found.change), index=tried)
     best = np.argsort(-steering, kind="stable")[: config.n_calibrated]
     best = best[steering[best] > 0]
-    own = own_words(shares[tried[best]], found.words[best], words)
-    written = calibrate(Trials(sae, lm, site, unit, words, config), tried[best], own, config)
+    own = own_words(shares[tried[best]], found.words[best], rare)
+    written = calibrate(Trials(sae, lm, site, unit, rare, config), tried[best], own, config)
     table.loc[written.index, written.columns] = written
     return table
 
 
-def _first_words(shares: sparse.csr_matrix, words: Words) -> list[str]:
+def _first_words(shares: sparse.csr_matrix, words: Words, rare: Words) -> list[str]:
+    """The word that most of each feature's activation falls on, "" where that is none or no rare one."""
     whole = (shares @ sparse.diags(words.whole)).tocsr()
     best, most = np.asarray(whole.argmax(axis=1)).ravel(), whole.max(axis=1).toarray().ravel()
-    return [words.texts[token] if share > 0 else "" for token, share in zip(best, most, strict=True)]
+    told = (most > 0) & (rare.whole[best] > 0)
+    return [words.texts[token] if tells else "" for token, tells in zip(best, told, strict=True)]
 
 
 def _worth_trying(firings: Firings, factors: pd.DataFrame, n: int) -> np.ndarray:

@@ -6,7 +6,7 @@ the commonest tokens of the text (articles, pronouns, stops) count as none, sinc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from sae_tools.models.lm import LanguageModel
 
 COMMON = 120
 """Commonest tokens of the text, which count as no word."""
+RARE = 0.001
+"""Share of the text from which on a word tells nothing: `like`, `see` and `then` come up whatever is pushed."""
 REACH = 10
 """Tokens to either side with which a word counts as standing together."""
 LEAST = 5
@@ -56,6 +58,12 @@ def read_words(lm: LanguageModel, ids: Tensor) -> Words:
     whole[lm.special_ids] = 0
     whole[np.argsort(-count, kind="stable")[:COMMON]] = 0
     return Words(texts, _numbers(texts), whole, company(tokens, np.where(count >= LEAST, whole, 0) > 0.5, DIMENSIONS))
+
+
+def telling(words: Words, ids: Tensor) -> Words:
+    """The words of a text, those that make up more than `RARE` of its (n_blocks, context) ids taken for none."""
+    count = np.bincount(ids.numpy().flatten(), minlength=len(words.texts))
+    return replace(words, whole=np.where(count <= RARE * ids.numel(), words.whole, 0))
 
 
 def stem(text: str) -> str:

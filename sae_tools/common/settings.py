@@ -229,15 +229,17 @@ class Features:
     n_gained: Natural = 8_192
     """Features whose push is tried on held-out text, to see what it makes likelier: those that fire on several whole
     words first."""
-    n_calibrated: Natural = 256
+    n_calibrated: Natural = 384
     """Features of the best steering score with which texts are written, to find the strength that each one bears."""
-    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.35, 0.45, 0.55)
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.3, 0.4, 0.5)
     """Strengths to write with, in median norms at the site; each feature is first tried at the middle one."""
     prompts: Annotated[tuple[Name, ...], Field(min_length=1)] = (
         "One morning, Ben and his dad went to the beach.",
         "Sue was playing in the yard with her friend.",
         "Mia and her brother were in the kitchen.",
         "Once there was a boy who lived in a small house.",
+        "One day, Jack went to the shop with his grandma.",
+        "Anna was lying in her bed.",
     )
     """Beginnings of these texts."""
     new_tokens: Positive = 40

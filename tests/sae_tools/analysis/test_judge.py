@@ -23,10 +23,10 @@ def test_own_words_are_what_it_fires_on_and_what_it_gains() -> None:
     assert own.tolist() == [[True, True, False, False, False], [False, True, False, False, True]]
 
 
-def test_shown_counts_different_own_words() -> None:
+def test_shown_counts_own_words_as_often_as_they_stand() -> None:
     own = np.array([[True, True, False, True, False]] * 3)
     new = np.array([[0, 0, 1, 2, 3], [4, 3, 5, 3, 5], [1, 0, -1, -1, -1]])
-    assert shown(new, own, WORDS).tolist() == [2, 0, 2]
+    assert shown(new, own, WORDS).tolist() == [4, 0, 2]
 
 
 def test_repeated_is_that_of_each_text() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_tools.analysis import words as module
-from sae_tools.analysis.words import company, read_words, stem
+from sae_tools.analysis.words import Words, company, read_words, stem, telling
 from sae_tools.models.lm import LanguageModel
 from tests.conftest import TEXT, TinyLM
 
@@ -79,3 +79,9 @@ def test_words_of_like_company_are_close() -> None:
     rows = company(ids, np.ones(16, bool), dimensions=4)
     cosines = rows @ rows.T
     assert cosines[:8, :8].min() > 0.5 > cosines[:8, 8:].max()
+
+
+def test_what_makes_up_much_of_a_text_tells_nothing() -> None:
+    words = Words(list("abc"), np.arange(3), np.array([1.0, 0.5, 1.0]), np.zeros((3, 2)))
+    ids = torch.tensor([[0] * 2 + [1] * 998] * 2 + [[2] + [1] * 999])
+    assert telling(words, ids).whole.tolist() == [0.0, 0.0, 1.0]

@@ -105,7 +105,8 @@ def _correlation(value: float) -> str:
 def _table(heads: tuple[str, ...], body: str, wide: tuple[int, ...] = ()) -> str:
     """`wide`: the columns that a phone leaves out."""
     head = "".join(f'<th class="{"wide" if i in wide else ""}">{name}</th>' for i, name in enumerate(heads))
-    return f'<div class="scroll" tabindex="0"><table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table class="rows">{table}</table></div>'
 
 
 def _open_row(opened: Opened, feature: int, chosen: bool) -> str:

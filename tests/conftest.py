@@ -160,7 +160,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

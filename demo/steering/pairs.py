@@ -29,6 +29,8 @@ MOST_IN_ADDRESS = 1_500
 """Characters of pairs."""
 EXPLAINED_BY = 8
 """Latents of each way."""
+ROUNDING = 1e-5
+"""Part of an activation's length that passes over other batches differ by."""
 AT_ONCE = 8
 """Pairs that are read in one turn."""
 REMEMBERED = 64
@@ -125,7 +127,7 @@ def _look(opened: Opened, asked: Asked) -> Iterator[int | Seen]:
             with opened.turn:
                 parts.append(contrast(asked.pairs[done : done + AT_ONCE], lm, site, _as_given(asked.positions)))
         found = Contrast(torch.cat([each.positive for each in parts]), torch.cat([each.negative for each in parts]))
-        if not found.norm:
+        if found.norm <= ROUNDING * float(found.positive.norm(dim=-1).mean()):
             raise Refused("Positive and negative texts give equal activations here: there is no direction.")
         with opened.turn:
             unit = opened.unit if own else median_norm(lm, site, lm.tokens(PLAIN))

@@ -7,10 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from demo import limits, overall, paired, plots
+from demo import limits, plots
 from demo.asked import Asked
 from demo.cards import label_of
-from demo.compared import changes, write_both
+from demo.comparing import overall, paired
+from demo.comparing.compared import changes, write_both
+from demo.comparing.transferred import transferred
 from demo.inputs import prompt_box, unchecked
 from demo.limits import Refused
 from demo.metrics import metrics_table
@@ -20,7 +22,6 @@ from demo.steering.ask import PROMPT, Ask
 from demo.steering.pushes import FIRM, checked, own_words, start
 from demo.tab import Tab, View
 from demo.tabs.explore import EXAMPLES
-from demo.transferred import transferred
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note
 

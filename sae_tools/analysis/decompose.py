@@ -14,7 +14,7 @@ the strength by which to push that latent.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
@@ -23,7 +23,9 @@ from torch import Tensor
 from sae_tools.analysis.contrast import Contrast
 from sae_tools.analysis.steering import directions
 from sae_tools.common.errors import SettingError
-from sae_tools.saes import SAE, check_width
+
+if TYPE_CHECKING:
+    from sae_tools.saes import SAE
 
 Way = Literal["encoded", "difference", "pursuit", "projections"]
 WAYS: tuple[Way, ...] = ("encoded", "difference", "pursuit", "projections")
@@ -65,6 +67,8 @@ def decompose(contrast: Contrast, sae: SAE[Any], k: int = 20) -> Decomposition:
         SettingError: a vector of zeros, or k below 1.
     """
     vector = contrast.vector
+    from sae_tools.saes import check_width  # what it imports takes seconds: the page is up before
+
     check_width(sae, len(vector), "the SAE", "the contrast's site")
     if k < 1:
         raise SettingError(f"k is {k}; give 1 at least.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -14,7 +14,9 @@ from sae_tools.common.errors import SettingError
 from sae_tools.metrics.predictions import losses
 from sae_tools.models.lm import LanguageModel, Patch
 from sae_tools.models.sites import Site
-from sae_tools.saes import SAE
+
+if TYPE_CHECKING:
+    from sae_tools.saes import SAE
 
 
 @torch.no_grad()

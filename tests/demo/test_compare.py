@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from demo import overall
-from demo.transferred import transferred
+from demo.comparing import overall
+from demo.comparing.transferred import transferred
 from tests.demo.conftest import Visit
 
 TAB = "?tab=compare"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from demo.compared import changes, write_both
+from demo.comparing.compared import changes, write_both
 from demo.limits import Refused
 from demo.reading import Reading, read
 from demo.results import Results

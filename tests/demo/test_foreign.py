@@ -86,7 +86,7 @@ def test_what_was_found_is_kept_for_this_sae_model_and_text_alone(
 ) -> None:
     made: list[Path] = []
     real = tables.make_tables
-    monkeypatch.setattr(tables, "make_tables", lambda *given: (made.append(given[6]), real(*given)))
+    monkeypatch.setattr(tables, "make_tables", lambda *given: (made.append(given[5]), real(*given)))
     first = foreign.open().open("sae").store.table
     assert foreign.open().open("sae").store.table.equals(first)
     assert len(made) == 1

@@ -127,8 +127,8 @@ def test_a_visitor_who_leaves_stops_both_texts_at_once(
     opened: Opened, alive: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    forward = opened.base._forward
-    monkeypatch.setattr(opened.base, "_forward", lambda *given: passes.append(1) or forward(*given))
+    forward = opened.base.forward
+    monkeypatch.setattr(opened.base, "forward", lambda *given: passes.append(1) or forward(*given))
     stream = both(ByFeatures(opened, [Push(alive[0], "add", 0.4)], False), Ask(new_tokens=100))
     next(stream)
     before = len(passes)

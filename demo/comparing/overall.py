@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from demo.paired import names
-from demo.transferred import Repair, Transferred
+from demo.comparing.paired import names
+from demo.comparing.transferred import Repair, Transferred
 from demo.workbench import Opened
 from sae_tools.models.lm import shown_pieces
 from sae_tools.reports.render import escape, isolated, note, number, share, strip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from demo import cards
-from demo.compared import Change, Quartet
+from demo.comparing.compared import Change, Quartet
 from demo.limits import MAX_TOKENS
 from demo.reading import Reading
 from demo.steering import pieces

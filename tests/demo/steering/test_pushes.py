@@ -12,6 +12,7 @@ from demo.steering import pushes
 from demo.steering.ask import Ask, both, changes, swept
 from demo.steering.by_features import ByFeatures
 from demo.workbench import Opened
+from demo.writing import EVERY
 from sae_tools.analysis.steering import MODES, Push
 
 
@@ -133,5 +134,5 @@ def test_a_visitor_who_leaves_stops_both_texts_at_once(
     next(stream)
     before = len(passes)
     stream.close()  # type: ignore[attr-defined]
-    assert len(passes) == before == 2
+    assert len(passes) == before == 2 * EVERY
     assert not opened.turn.locked()

@@ -55,14 +55,14 @@ class Trials:
 
     def run(
         self, features: np.ndarray, own: np.ndarray, strengths: Sequence[float], seeds: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How many texts are good, and how many fluent, each (features, strengths), of one a prompt and seed.
+    ) -> np.ndarray:
+        """(3, features, strengths) of one text a prompt and seed: the sums of `more`, `good` and `fluent`.
 
         `own` are the features' own words, as `judge.own_words` gives them.
         """
         shape = (len(features), len(strengths), len(seeds))
         feature, strength, seed = (axis.ravel() for axis in np.indices(shape))
-        counts = np.zeros((2, len(feature)), int)
+        sums = np.zeros((3, len(feature)))
         prompts = self._config.prompts
         with tqdm(total=len(feature) * len(prompts), desc="calibrate", unit="text") as bar:
             for prompt in prompts:
@@ -71,13 +71,13 @@ class Trials:
                     amount = self._unit * torch.tensor(strengths)[strength[rows]]
                     push = amount[:, None].to(self._lm.device) * directions(self._sae, features[feature[rows]].tolist())
                     chosen = [seeds[i] for i in seed[rows]]
-                    counts[:, rows] += self._judged(prompt, chosen, push, own[feature[rows]])
+                    sums[:, rows] += self._judged(prompt, chosen, push, own[feature[rows]])
                     bar.update(len(chosen))
-        good, fluent = counts.reshape(2, *shape).sum(axis=-1)
-        return good, fluent
+        found: np.ndarray = sums.reshape(3, *shape).sum(axis=-1)
+        return found
 
-    def _judged(self, prompt: str, seeds: list[int], push: Tensor, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which texts, one a seed and row of (rows, d) `push`, are good, and which are fluent."""
+    def _judged(self, prompt: str, seeds: list[int], push: Tensor, own: np.ndarray) -> np.ndarray:
+        """(3, rows) how far texts, one a seed and row of (rows, d) `push`, show it, and which are good and fluent."""
         ids = self._lm.tokens(prompt)
         steered = judge.measure(self._lm, ids, self.write(ids, seeds, push), own, self._words)
         for seed in {seed for seed in seeds if (prompt, seed) not in self._plain}:
@@ -86,7 +86,7 @@ class Trials:
         texts, loss, repeated = zip(*(self._plain[prompt, seed] for seed in seeds), strict=True)
         shown = judge.shown(torch.cat(texts).numpy(), own, self._words)
         plain = judge.Measured(shown, np.concatenate(loss), np.concatenate(repeated))
-        return steered.good(plain), steered.fluent(plain)
+        return np.stack([steered.more(plain), steered.good(plain), steered.fluent(plain)])
 
     def write(self, ids: Tensor, seeds: Sequence[int], push: Tensor | None) -> Tensor:
         """(rows, new) tokens after (1, n) ids, one row a seed, each with its row of (rows, d) `push` added."""
@@ -98,32 +98,34 @@ class Trials:
 def calibrate(trials: Trials, features: np.ndarray, own: np.ndarray, config: Features) -> pd.DataFrame:
     """A row for each of `features`, the likeliest first; columns as `summary` gives them."""
     strengths = np.array(config.strengths)
-    counts = np.zeros((3, len(features), len(strengths)), int)  # good, fluent, written
+    sums = np.zeros((4, len(features), len(strengths)))  # more, good, fluent, written
     going, seed = np.arange(len(features)), FIRST_SEED
     for n in ROUNDS if len(features) else ():
-        shrunk = np.where(counts[2] > 0, (counts[0] + 1) / (counts[2] + 4), 0)
+        shrunk = np.where(sums[3] > 0, (sums[0] + 1) / (sums[3] + 4), 0)
         going = going[np.argsort(-shrunk[going].max(axis=1), kind="stable")][: max(1, round(n.share * len(features)))]
         at = np.arange(len(strengths)) if n.every_strength else np.array([len(strengths) // 2])
         seeds = range(seed, seed + n.seeds)
-        good, fluent = trials.run(features[going], own[going], strengths[at].tolist(), seeds)
-        written = np.full_like(good, n.seeds * len(config.prompts))
-        counts[:, going[:, None], at] += np.stack([good, fluent, written])
+        found = trials.run(features[going], own[going], strengths[at].tolist(), seeds)
+        written = np.full_like(found[:1], n.seeds * len(config.prompts))
+        sums[:, going[:, None], at] += np.concatenate([found, written])
         seed += n.seeds
-    return summary(features, strengths, *counts)
+    return summary(features, strengths, *sums)
 
 
 def summary(
-    features: np.ndarray, strengths: np.ndarray, good: np.ndarray, fluent: np.ndarray, written: np.ndarray
-) -> pd.DataFrame:
-    """A row a feature, from how many of its texts are good and fluent, of how many, each (n, strengths).
+    features: np.ndarray, strengths: np.ndarray, more: np.ndarray, good: np.ndarray, fluent: np.ndarray,
+    written: np.ndarray,
+) -> pd.DataFrame:  # fmt: skip
+    """A row a feature, from sums of what shows, is good and is fluent, over how many texts, each (n, strengths).
 
-    `strength` has the largest share of good texts, of equals the least, among those at which most texts stay fluent, or
-    is the least that was tried; `good_share` is its share, `texts` how many it is taken from; `strength_low` and
-    `strength_high` bound the strengths at which most texts stay fluent and the share is at least half of the best (NaN:
-    none).
+    `strength` shows most, of equals the least, among those at which most texts stay fluent, or is the least that was
+    tried; `shown` and `good_share` are means at it, over `texts` texts; `strength_low` and `strength_high` bound the
+    strengths at which most texts stay fluent and at least half as much shows (NaN: none).
     """
     tried = written > 0
-    share, whole = (np.divide(of, written, out=np.full(of.shape, -1.0), where=tried) for of in (good, fluent))
+    share, fine, whole = (
+        np.divide(of, written, out=np.full(of.shape, -1.0), where=tried) for of in (more, good, fluent)
+    )
     bearable = tried & (whole >= 1 - MOST_BROKEN)
     row = np.arange(len(features))
     best = np.where(bearable.any(axis=1), np.where(bearable, share, -1).argmax(axis=1), tried.argmax(axis=1))
@@ -133,7 +135,7 @@ def summary(
     low, high = (np.full(len(features), np.nan) for _ in range(2))
     low[some], high[some] = np.nanmin(bounds[some], axis=1), np.nanmax(bounds[some], axis=1)
     return pd.DataFrame(
-        {"strength": strengths[best], "strength_low": low, "strength_high": high, "good_share": share[row, best],
-         "texts": written[row, best]},
+        {"strength": strengths[best], "strength_low": low, "strength_high": high, "shown": share[row, best],
+         "good_share": fine[row, best], "texts": written[row, best].astype(np.int64)},
         index=pd.Index(features, name="feature"),
     )  # fmt: skip

@@ -42,23 +42,29 @@ class Measured:
         found: np.ndarray = (self.loss <= plain.loss + MOST_LOSS) & (self.repeated <= MOST_REPEATED)
         return found
 
+    def more(self, plain: Measured) -> np.ndarray:
+        """(rows,) how far each text shows the feature: 1 for two own words more than the unsteered one, ½ for one, 0
+        for none and for a text that is not fluent. Tells features apart with fewer texts than `good`.
+        """
+        found: np.ndarray = self.fluent(plain) * np.clip(self.shown - plain.shown, 0, FEWEST_WORDS) / FEWEST_WORDS
+        return found
+
     def good(self, plain: Measured) -> np.ndarray:
         """(rows,) which texts are good."""
         found: np.ndarray = self.fluent(plain) & (self.shown >= np.maximum(FEWEST_WORDS, plain.shown + 1))
         return found
 
 
-def own_words(shares: sparse.csr_matrix, gained: np.ndarray, words: Words) -> np.ndarray:
-    """(n, n_words) boolean: the words on which (n, d_vocab) shares lie most, and those of (n, k) gained tokens.
+def own_words(shares: sparse.csr_matrix, words: Words) -> np.ndarray:
+    """(n, n_words) boolean: the words on which (n, d_vocab) shares of activation lie most, as its label names them.
 
-    Whole, uncommon words alone; of those it fires on the ten first that have a fiftieth of its activation.
+    Whole, uncommon words alone: of the first ten those that have a fiftieth of the activation.
     """
     own = np.zeros((shares.shape[0], words.n_words), bool)
     fired = (shares @ sparse.diags(words.whole)).toarray()
-    best = np.argsort(-fired, axis=1)[:, :N_OWN]
-    for tokens, kept in ((best, np.take_along_axis(fired, best, 1) >= LEAST_SHARE), (gained, words.whole[gained] > 0)):
-        row, place = np.nonzero(kept)
-        own[row, words.word[tokens[row, place]]] = True
+    best = np.argsort(-fired, axis=1, kind="stable")[:, :N_OWN]
+    row, place = np.nonzero(np.take_along_axis(fired, best, 1) >= LEAST_SHARE)
+    own[row, words.word[best[row, place]]] = True
     return own
 
 

@@ -13,7 +13,7 @@ from sae_tools.analysis.calibrate import Trials, calibrate
 from sae_tools.analysis.concepts import concept_scores, documents, token_shares
 from sae_tools.analysis.firings import Firings
 from sae_tools.analysis.gains import STRENGTH, gains, steering_scores
-from sae_tools.analysis.judge import own_words
+from sae_tools.analysis.judge import FEWEST_WORDS, own_words
 from sae_tools.analysis.words import Words, read_words, telling
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
@@ -30,8 +30,8 @@ def score(
     `concept` and `steering`: the scores C of `concepts` and S of `gains`, 0 for a feature that has none. `word`: the
     whole, uncommon word that most of its activation falls on, empty for none.
     `gained_tokens`, `gained`: the ten tokens that a push makes likelier, and by how much; empty where none was tried.
-    `strength`, `strength_low`, `strength_high`, `good_share`, `texts`: as `calibrate` found them; where it wrote
-    nothing, gains' own strength, NaN, NaN, NaN and 0. `unit` is the site's median norm.
+    `strength`, `strength_low`, `strength_high`, `shown`, `good_share`, `texts`: as `calibrate` found them; where it
+    wrote nothing, gains' own strength, NaN, NaN, NaN, NaN and 0. `unit` is the site's median norm.
     """
     words = read_words(lm, ids)
     rare = telling(words, ids)
@@ -42,7 +42,7 @@ def score(
     for name in ("gained_tokens", "gained"):
         table[name] = pd.Series([np.zeros(0, np.int64 if name == "gained_tokens" else np.float32)] * len(table))
     table = table.assign(
-        strength=STRENGTH, strength_low=np.nan, strength_high=np.nan, good_share=np.nan, texts=0
+        strength=STRENGTH, strength_low=np.nan, strength_high=np.nan, shown=np.nan, good_share=np.nan, texts=0
     ).rename_axis("feature")
     if not len(tried):
         return table
@@ -51,10 +51,11 @@ def score(
     table.loc[tried, "steering"] = steering
     table.loc[tried, "gained_tokens"] = pd.Series(list(found.tokens), index=tried)
     table.loc[tried, "gained"] = pd.Series(list(found.change), index=tried)
-    best = np.argsort(-steering, kind="stable")[: config.n_calibrated]
-    best = best[steering[best] > 0]
-    own = own_words(shares[tried[best]], found.words[best], rare)
-    written = calibrate(Trials(sae, lm, site, unit, rare, config), tried[best], own, config)
+    own = own_words(shares[tried], rare)
+    steered = np.where(own.sum(axis=1) >= FEWEST_WORDS, steering, 0)
+    best = np.argsort(-steered, kind="stable")[: config.n_calibrated]
+    best = best[steered[best] > 0]
+    written = calibrate(Trials(sae, lm, site, unit, rare, config), tried[best], own[best], config)
     table.loc[written.index, written.columns] = written
     return table
 

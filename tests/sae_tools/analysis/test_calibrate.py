@@ -27,10 +27,10 @@ class Known:
 
     def run(
         self, features: np.ndarray, own: np.ndarray, strengths: Sequence[float], seeds: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> np.ndarray:
         self.calls.append((features.tolist(), list(strengths), list(seeds)))
         good = np.outer(features, np.array(strengths) * 10).astype(int)
-        return good, good
+        return np.stack([good, good, good])
 
 
 def test_most_texts_go_to_the_best_and_no_seed_is_used_twice() -> None:
@@ -54,12 +54,14 @@ def test_no_feature_is_no_row() -> None:
 
 
 def test_the_strength_is_the_least_of_the_best_and_its_range_stays_fluent() -> None:
-    good = np.array([[1, 4, 4, 5], [0, 0, 0, 0], [0, 3, 0, 0]])
+    more = np.array([[1, 4, 4, 5], [0, 0, 0, 0], [0, 3, 0, 0]])
+    good = np.array([[1, 3, 4, 5], [0, 0, 0, 0], [0, 2, 0, 0]])
     fluent = np.array([[9, 8, 8, 7], [2, 2, 1, 0], [0, 4, 0, 0]])
     written = np.array([[10, 10, 10, 10], [10, 10, 10, 10], [0, 4, 0, 0]])
-    table = summary(np.array([5, 9, 2]), np.array([0.3, 0.4, 0.5, 0.6]), good, fluent, written)
+    table = summary(np.array([5, 9, 2]), np.array([0.3, 0.4, 0.5, 0.6]), more, good, fluent, written)
     assert table["strength"].tolist() == [0.4, 0.3, 0.4]
-    assert table["good_share"].tolist() == [0.4, 0, 0.75]
+    assert table["shown"].tolist() == [0.4, 0, 0.75]
+    assert table["good_share"].tolist() == [0.3, 0, 0.5]
     assert table["texts"].tolist() == [10, 10, 4]
     np.testing.assert_array_equal(table["strength_low"], [0.4, np.nan, 0.4])
     np.testing.assert_array_equal(table["strength_high"], [0.5, np.nan, 0.4])
@@ -70,8 +72,8 @@ def test_a_run_judges_the_texts_that_one_row_alone_would_give(tiny_lm: TinyLM, i
     site, chance = lm.site("blocks.1.hook_resid_post"), np.random.default_rng(0)
     words = Words([""] * lm.d_vocab, np.arange(lm.d_vocab), np.ones(lm.d_vocab), np.zeros((lm.d_vocab, 2)))
     features, own = np.array([4, 30]), chance.random((2, lm.d_vocab)) < 0.5
-    good, fluent = Trials(sae, lm, site, 5.0, words, CONFIG).run(features, own, (0.3, 0.8), [100, 101])
-    expected = np.zeros((2, 2, 2), int)
+    found = Trials(sae, lm, site, 5.0, words, CONFIG).run(features, own, (0.3, 0.8), [100, 101])
+    expected = np.zeros((3, 2, 2))
     for i, feature in enumerate(features.tolist()):
         for j, strength in enumerate((0.3, 0.8)):
             for prompt in CONFIG.prompts:
@@ -84,7 +86,6 @@ def test_a_run_judges_the_texts_that_one_row_alone_would_give(tiny_lm: TinyLM, i
                         )
                         for each in (patch, None)
                     )
-                    expected[:, i, j] += int(steered.good(plain)[0]), int(steered.fluent(plain)[0])
-    assert good.tolist() == expected[0].tolist()
-    assert fluent.tolist() == expected[1].tolist()
-    assert 0 < good.sum() < 16
+                    expected[:, i, j] += [each(plain)[0] for each in (steered.more, steered.good, steered.fluent)]
+    assert found.tolist() == expected.tolist()
+    assert 0 < found[1].sum() < 16

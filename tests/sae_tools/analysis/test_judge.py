@@ -17,10 +17,10 @@ WORDS = Words(list("abcdef"), np.array([0, 1, 1, 2, 3, 4]), np.array([1, 1, 0.5,
 """Tokens 1 and 2 are one word, 4 is none."""
 
 
-def test_own_words_are_what_it_fires_on_and_what_it_gains() -> None:
+def test_own_words_are_those_that_it_fires_on() -> None:
     shares = sparse.csr_matrix([[0.5, 0, 0.01, 0.02, 0.47, 0], [0, 0, 0.5, 0, 0, 0.5]])
-    own = own_words(shares, np.array([[1, 4], [4, 5]]), WORDS)
-    assert own.tolist() == [[True, True, False, False, False], [False, True, False, False, True]]
+    own = own_words(shares, WORDS)
+    assert own.tolist() == [[True, False, False, False, False], [False, True, False, False, True]]
 
 
 def test_shown_counts_own_words_as_often_as_they_stand() -> None:
@@ -54,3 +54,4 @@ def test_a_good_text_shows_its_words_and_is_fluent() -> None:
     )
     assert text.fluent(plain).tolist() == [True, True, False, True, True, False, False]
     assert text.good(plain).tolist() == [True, False, False, False, True, False, False]
+    assert text.more(plain).tolist() == [1, 0.5, 0, 0, 1, 0, 0]

@@ -17,7 +17,7 @@ EMPTY = Firings(np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(65, np.
 
 
 def test_a_feature_has_what_was_measured_of_it(tiny_lm: TinyLM, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("words.COMMON", 5), ("words.LEAST", 1), ("concepts.FEWEST", 1)):
+    for name, value in (("words.COMMON", 5), ("words.LEAST", 1), ("words.RARE", 1), ("concepts.FEWEST", 1)):
         monkeypatch.setattr(f"sae_tools.analysis.{name}", value)
     monkeypatch.setattr("sae_tools.analysis.concepts.DENSEST", 1)
     lm, sae = tiny_lm("llama"), random_sae("topk")

@@ -77,19 +77,19 @@ def tell_on_signal(path: Path) -> None:
     def count() -> None:
         from sae_tools.models.lm import LanguageModel
 
-        forward = LanguageModel._forward
+        forward = LanguageModel.forward
 
         def counted(self: LanguageModel, *given: Any) -> Any:
             nonlocal passes
             passes += 1
             return forward(self, *given)
 
-        LanguageModel._forward = counted  # type: ignore[method-assign, assignment]
+        LanguageModel.forward = counted  # type: ignore[method-assign, assignment]
 
     def tell(*_: object) -> None:
         from sae_tools.models.lm import LanguageModel
 
-        if LanguageModel._forward.__name__ != "counted":
+        if LanguageModel.forward.__name__ != "counted":
             count()
         models = [found.model for found in gc.get_objects() if isinstance(found, LanguageModel)]
         modules = [module for model in models for module in model.modules()]

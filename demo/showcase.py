@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +10,11 @@ import pandas as pd
 
 from demo.limits import Refused, feature
 from demo.workbench import Opened
-from sae_tools.reports.render import visible
 
 SHOWN = 12
 """Features to show where none were chosen by the features stage."""
 RARE, FIRINGS = 0.05, 100
 """Then those that fire on at most this share of the tokens, and at least so often."""
-LEAST_SHARE = 0.02
-"""A word with less of a feature's activation is none of its own."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +77,3 @@ def _entries(opened: Opened, kind: str) -> list[dict[str, Any]]:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def own_words(row: dict[str, Any], gained: Iterable[str] = (), default: str = "") -> set[str]:
-    """The words, in lower case, that a feature is seen by in a text.
-
-    Those it fires on, and of those it makes likelier, `gained`, the ones that the text without it, `default`, lacks.
-    """
-    words, shares = row.get("words"), row.get("word_shares")
-    fired: list[str] = []
-    if words is not None and shares is not None:
-        fired = [str(word) for word, part in zip(words, shares, strict=True) if part >= LEAST_SHARE]
-    usual = set(re.findall(r"\w+", default.lower()))
-    new = (word.strip().lower() for word in gained)
-    found = {word.strip().lower() for word in fired} | {word for word in new if word not in usual}
-    return {word for word in found if len(word) > 1 and word.isalpha()}
-
-
-def marked(text: str, words: set[str]) -> str:
-    """Text, escaped, in which some whole words are marked, in whatever case."""
-    own = '<mark class="own">{}</mark>'
-    parts = ((part, visible(part)) for part in re.split(r"(\w+)", text))
-    return "".join(own.format(shown) if part.lower() in words else shown for part, shown in parts)

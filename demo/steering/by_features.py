@@ -9,7 +9,8 @@ from functools import cached_property
 from torch import Tensor
 
 from demo.cards import label_of
-from demo.steering.pushes import own_words, written
+from demo.steering.pushes import written
+from demo.words import own_words
 from demo.workbench import Opened
 from sae_tools.analysis.steering import Push, steer
 from sae_tools.analysis.sweep import presence

@@ -7,9 +7,9 @@ import re
 import pandas as pd
 
 from demo import cards
-from demo.steering import pushes
 from demo.steering.ask import Ask, Source
 from demo.steering.pushes import FLUENT
+from demo.words import fired_on
 from demo.workbench import Opened
 from demo.writing import Written
 from sae_tools.analysis.sweep import repeated_bigrams
@@ -89,7 +89,7 @@ def warning(source: Source, written: Written) -> str:
 def head(opened: Opened, feature: int) -> str:
     """What a pushed feature is: its label, and the words it fires on where the label does not say them."""
     row = opened.row(feature)
-    words = " · ".join(pushes.fired_on(row)[:5])
+    words = " · ".join(fired_on(row)[:5])
     more = f": {isolated(words)}" if words and words != row["label"] else ""
     return f'{cards.act("open", feature, cards.label_of(row), "name")}<p class="sub">Feature {feature}{more}</p>'
 

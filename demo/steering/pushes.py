@@ -8,18 +8,13 @@ from demo import limits
 from demo.asked import numeral
 from demo.cards import known
 from demo.limits import Refused
-from demo.workbench import PLAIN, Opened
+from demo.workbench import Opened
 from sae_tools.analysis.steering import Push
 
 FIRM = 0.4
 """A strength that shows and leaves the text whole, where a feature's own was not measured; in median norms."""
 FLUENT = (0.25, 0.5)
 MOST_SUGGESTED = 8
-COMMON = 60
-BEGINS = ("Ġ", "▁", " ")
-"""How a token's name tells that it begins a word."""
-LEAST_SHARE = 0.02
-"""Of a feature's activation, on a word of its own."""
 
 
 def checked(opened: Opened, value: object) -> list[Push]:
@@ -86,37 +81,3 @@ def fluent(row: dict[str, Any]) -> tuple[float, float]:
     """The strengths at which a feature's text stays whole, as measured, else as is usual."""
     low, high = known(row, "strength_low"), known(row, "strength_high")
     return FLUENT if low is None or high is None else (low, high)
-
-
-def own_words(opened: Opened, feature: int) -> list[str]:
-    """A feature's own words: those it fires on, and those that pushing it makes likelier; whole and uncommon ones."""
-    row, lm = opened.row(feature), opened.base
-    gained = row.get("gained_tokens")
-    tokens = [int(token) for token in (row.get("top_tokens", []) if gained is None else gained)]
-    begins = [str(raw).startswith(BEGINS) for raw in lm.tokenizer.convert_ids_to_tokens(tokens)]
-    words = fired_on(row) + [lm.pieces([token])[0] for token, first in zip(tokens, begins, strict=True) if first]
-    plain = dict.fromkeys(word.strip().lower() for word in words)
-    return [word for word in plain if word.isalpha() and len(word) > 1 and word not in common(opened)]
-
-
-def common(opened: Opened) -> frozenset[str]:
-    """Words that the model expects anywhere in `PLAIN`: of its `COMMON` likeliest by mean and by mean logarithm."""
-    key = ("common", opened.about["base"]["name"])
-    with opened.turn:
-        words: frozenset[str] | None = opened.readings.get(key)
-        if words is None:
-            logits = opened.base.logits(opened.base.tokens(PLAIN))[0].float().log_softmax(-1)
-            by = (logits.exp().mean(dim=0), logits.mean(dim=0))
-            likeliest = [set(each.topk(min(COMMON, len(each))).indices.tolist()) for each in by]
-            found = likeliest[0] & likeliest[1]
-            words = frozenset(opened.base.pieces([token])[0].strip().lower() for token in found)
-            opened.readings[key] = words
-    return words
-
-
-def fired_on(row: dict[str, Any]) -> list[str]:
-    """The words that hold a fiftieth of a feature's activation at least; none where the stage did not look."""
-    words, shares = row.get("words"), row.get("word_shares")
-    if words is None or shares is None:
-        return []
-    return [str(word) for word, share in zip(words, shares, strict=True) if share >= LEAST_SHARE]

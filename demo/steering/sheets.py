@@ -9,10 +9,11 @@ import gradio as gr
 
 from demo import plots
 from demo.page import Page
-from demo.steering import pieces, pushes
+from demo.steering import pieces
 from demo.steering.ask import PROMPT, Ask, Source, both, changes, swept
 from demo.steering.snippet import snippet
 from demo.tab import View
+from demo.words import fired_on
 from demo.workbench import Opened
 from demo.writing import Written
 from sae_tools.reports.render import note
@@ -71,7 +72,7 @@ class Sheets:
             return {}
         default, steered = str(entry["default"]), str(entry["steered"])
         same = next((i for i, (a, b) in enumerate(zip(default, steered, strict=False)) if a != b), len(default))
-        words = pushes.fired_on(opened.row(int(entry["feature"])))
+        words = fired_on(opened.row(int(entry["feature"])))
         texts = pieces.columns(PROMPT, Written(default, steered, same, ([], [])), words)
         return {self.default: texts[0], self.steered: texts[1], self.note: BEFOREHAND}
 

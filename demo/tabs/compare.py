@@ -19,9 +19,10 @@ from demo.metrics import metrics_table
 from demo.page import PRIVATE
 from demo.reading import read
 from demo.steering.ask import PROMPT, Ask
-from demo.steering.pushes import FIRM, checked, own_words, start
+from demo.steering.pushes import FIRM, checked, start
 from demo.tab import Tab, View
 from demo.tabs.explore import EXAMPLES
+from demo.words import own_words
 from demo.workbench import Opened
 from sae_tools.reports.render import escape, note
 

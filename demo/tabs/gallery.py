@@ -9,9 +9,10 @@ import gradio as gr
 
 from demo import cards, limits
 from demo.asked import Asked
-from demo.showcase import Steered, by_rule, concepts, marked, own_words, steering
+from demo.showcase import Steered, by_rule, concepts, steering
 from demo.tab import Tab, View
 from demo.tabs.explore import EXAMPLES
+from demo.words import marked, own_words
 from demo.workbench import Opened
 from sae_tools.analysis.store import Example
 from sae_tools.models.lm import shown_pieces
@@ -151,10 +152,7 @@ def _steering(opened: Opened, complete: bool) -> str:
 
 
 def _pushed(opened: Opened, each: Steered, complete: bool) -> str:
-    row = opened.row(each.feature)
-    gained = row.get("gained_tokens")
-    pieces = cards.token_texts(opened, gained) if complete and gained is not None else []
-    words = own_words(row, pieces, each.default)
+    words = own_words(opened, each.feature, gained=complete)
     given = f'<span class="given">{isolated(each.prompt)}</span>'
     turn = cards.act("steer", each.feature, "Try it yourself", "first")
     return (

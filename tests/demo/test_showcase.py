@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from demo.showcase import by_rule, concepts, marked, own_words, steering
+from demo.showcase import by_rule, concepts, steering
 from demo.tabs.gallery import gallery
+from demo.words import marked
 
 N = 40
 
@@ -22,7 +23,9 @@ def opened(chosen: dict[str, Any] | None = None, **columns: Any) -> Any:
         {"label": [f"word{i} · x" for i in range(N)], "density": density, "maximum": np.arange(N) * 1.0, **columns}
     ).rename_axis("feature")
     store = SimpleNamespace(table=table, gallery=chosen or {}, examples=lambda feature: [])
-    return SimpleNamespace(store=store, about={"n_tokens": 20_000}, d_sae=N, row=lambda i: dict(table.loc[i]))
+    return SimpleNamespace(
+        store=store, about={"n_tokens": 20_000}, d_sae=N, row=lambda i: dict(table.loc[i]), common_words=frozenset()
+    )
 
 
 def test_without_a_gallery_features_are_picked_by_a_rule_that_is_told() -> None:
@@ -52,9 +55,6 @@ def test_a_chosen_gallery_is_shown_as_it_was_chosen() -> None:
 
 
 def test_words_of_a_feature_are_marked_as_whole_words() -> None:
-    row = {"words": ["dog", "the", ".", "cat"], "word_shares": [0.5, 0.3, 0.1, 0.01]}
-    words = own_words(row, [" tail", " sat", "a"], default=" He sat down.")
-    assert words == {"dog", "the", "tail"}
+    words = {"dog", "the", "tail"}
     shown = marked("The DOG <b>dogs</b> tail.", words).replace('<mark class="own">', "[").replace("</mark>", "]")
     assert shown == "[The] [DOG] &lt;b&gt;dogs&lt;/b&gt; [tail]."
-    assert own_words({}) == set()

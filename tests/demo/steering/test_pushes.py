@@ -11,6 +11,7 @@ from demo.limits import Refused
 from demo.steering import pushes
 from demo.steering.ask import Ask, both, changes, swept
 from demo.steering.by_features import ByFeatures
+from demo.words import own_words
 from demo.workbench import Opened
 from demo.writing import EVERY
 from sae_tools.analysis.steering import MODES, Push
@@ -71,11 +72,13 @@ def test_the_gallery_says_what_to_begin_with(opened: Opened, alive: list[int], m
 
 def test_common_words_are_no_features_own(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: dict[str, Any] = {
-        "words": ["the", "Garden", "x", "?"], "word_shares": [0.5, 0.4, 0.05, 0.05], "gained_tokens": []
+        "words": ["the", "Garden", "x", "?", "rare"], "word_shares": [0.5, 0.4, 0.05, 0.05, 0.01],
+        "gained_tokens": opened.base.tokens(" flower.")[0, 1:].tolist(),
     }  # fmt: skip
     monkeypatch.setattr(type(opened), "row", lambda self, feature: rows)
-    assert "the" in pushes.common(opened)
-    assert pushes.own_words(opened, 0) == ["garden"]
+    assert {"the", "and"} <= opened.common_words
+    assert own_words(opened, 0) == ["garden", "flower"]
+    assert own_words(opened, 0, gained=False) == ["garden"]
 
 
 def last(source: ByFeatures, ask: Ask) -> Any:

@@ -22,7 +22,7 @@ from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
 TARGET = Path("build/space")
 MOST_BYTES = 60_000_000
 PACKAGES = ("sae_tools", "demo")
-CODE = {".py", ".css", ".js", ".html"}
+CODE = {".py", ".css", ".js"}
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 # Spaces install gradio by sdk_version, some with extras that hold pydantic back: pinned here, it would break the build.
 LEFT_TO_SPACES = {"gradio", "pydantic"}

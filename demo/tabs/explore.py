@@ -194,11 +194,12 @@ class Explore(Tab):
             return {}
         reading = read(opened, seen.prompt)
         empty = note("Pick a feature in the table to see what it is.", "empty")
-        return {
+        # Nothing is said of a second text until there is one: this may end after the answer that read it.
+        apart = {self.apart: _apart(opened, reading, seen)} if seen.second else {}
+        return apart | {
             self.strip: pickable(opened, reading, seen.feature, seen.token),
             self.table: fired(opened, reading, seen.feature, seen.order, seen.token, seen.hide),
             self.card: empty if seen.feature is None else card(opened, seen.feature),
-            self.apart: _apart(opened, reading, seen) if seen.second else "",
             self.following: f"{following(reading)}<h4>What the SAE leaves out</h4>{note(ERROR)}{missed(reading)}",
         }
 

@@ -42,7 +42,7 @@ class Steer(Tab):
     def lay_out(self) -> None:
         page = self.page
         self.begin = gr.State(None, render=False)
-        """Another number than before: write, now that everything is in place."""
+        """Another value than before: write with the pushes that were just put into the rows."""
         gr.HTML(note(INTRODUCTION), padding=False)
         self.by = unchecked(gr.Radio(BY, value="features", show_label=False, container=False, elem_id="steer-by"))
         with gr.Column(elem_id="by-features") as self.by_features:
@@ -90,7 +90,8 @@ class Steer(Tab):
         self.begin.render()  # outside the tab: inside, Gradio's page takes it for changed when the tab is first seen
         outputs = [*sheets.outputs, page.address]
         writing: list[Any] = []
-        for trigger in (self.begin.change, self.settings.prompt.submit, self.run.click):
+        writing.append(page.on(self.begin.change, self._begin, [self.begin, *self.inputs], outputs, "write"))
+        for trigger in (self.settings.prompt.submit, self.run.click):
             writing.append(page.on(trigger, self._write, self.inputs, outputs, "write", cancels=[*writing]))
         sweeping = page.on(sheets.run_sweep.click, self._sweep, self.inputs, sheets.of_sweep, "write")
         self.stop.click(
@@ -131,7 +132,7 @@ class Steer(Tab):
         view |= self.sheets.show(opened, beforehand=as_usual)
         view[self.suggestions] = pieces.tries(opened, suggested, "try", "Try one:")
         if asked.get("tab", str, "") == self.id and (shown is not first or by == "pairs"):
-            view[self.begin] = time.monotonic_ns()
+            view[self.begin] = _begun(by, shown)
         return view
 
     def _with(self, opened: Opened, shown: list[Push], by: str = "features") -> View:
@@ -143,7 +144,7 @@ class Steer(Tab):
         """Other pushes, and their texts written."""
         found = pushes.checked(opened, pushes.triples(shown))
         address = self.page.at(push=pushes.written(found), steer_by=None, pairs=None)
-        return self._with(opened, found) | {self.begin: time.monotonic_ns()} | address
+        return self._with(opened, found) | {self.begin: _begun("features", found)} | address
 
     def _steered(self, opened: Opened, features: list[Any]) -> View:
         if not features:
@@ -200,6 +201,14 @@ class Steer(Tab):
             return ByFeatures(opened, pushes.checked(opened, self.rows.raw(values[1:rows])), new_only), ask
         return self.panel.source(opened, values[rows:settings], new_only), ask
 
+    def _begin(self, opened: Opened, begun: dict[str, Any], *values: Any) -> Iterator[View]:
+        """Write at once; the browser may not have filled the rows yet, so what they will hold is taken from `begun`."""
+        given, most = list(values), limits.MAX_PUSHES
+        given[:2] = [begun["by"], [feature for feature, _, _ in begun["pushes"]]]
+        for i, (_, mode, strength) in enumerate(begun["pushes"]):
+            given[2 + i], given[2 + most + i] = mode, strength
+        yield from self._write(opened, *given)
+
     def _write(self, opened: Opened, *values: Any) -> Iterator[View]:
         source, ask = self._asked(opened, values)
         yield self.page.at(tab=self.id, **source.said, **self.settings.said(ask, source.new_only))
@@ -207,3 +216,8 @@ class Steer(Tab):
 
     def _sweep(self, opened: Opened, *values: Any) -> Iterator[View]:
         yield from self.sheets.sweep(*self._asked(opened, values))
+
+
+def _begun(by: str, shown: list[Push]) -> dict[str, Any]:
+    """Which pushes to write with, and when it was asked: to ask again is another value."""
+    return {"by": by, "pushes": pushes.triples(shown), "at": time.monotonic_ns()}

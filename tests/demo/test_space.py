@@ -48,7 +48,7 @@ def test_all_that_is_needed_and_nothing_else(tmp_path: Path) -> None:
     files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
     code = {name for name in files if name.startswith(("sae_tools/", "demo/"))}
     assert {"demo/__main__.py", "demo/styles/page.css", "demo/scripts/clicks.js", "sae_tools/models/lm.py"} <= code
-    assert {Path(name).suffix for name in code} == {".py", ".css"}
+    assert {Path(name).suffix for name in code} == {".py", ".css", ".js"}
     assert files - code == {
         "README.md", "app.py", "requirements.txt", "assets/tiny/config.json", "assets/tiny/model.safetensors",
         "artifacts/saes/topk/data", "artifacts/saes/topk/manifest.json", "artifacts/features/topk/data",

@@ -18,6 +18,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 Visit = Callable[..., Any]
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{x}}"
 ENDED = re.compile("Coloured:|equal:")
+# As quick as a finger: between two calls of a test the whole text can be there.
+RUN_AND_STOP = """async () => {
+  document.querySelector('#steer-run').click();
+  while (!document.querySelector('#steered-text .text')) await new Promise((done) => setTimeout(done, 20));
+  document.querySelector('#stop').click();
+}"""
 
 
 def write(page: Any) -> tuple[str, str]:
@@ -83,7 +89,7 @@ def test_steer_elsewhere_replaces_the_pushes_and_writes_every_time(visit: Visit)
     page = visit("?tab=feature&feature=3&new_tokens=8")
     for _ in range(2):
         page.get_by_role("tab", name="Feature").click()
-        page.locator("#feature [data-act=steer]").click()
+        page.locator("#feature-head [data-act=steer]").click()
         expect(page.locator("#push-0")).to_contain_text("Feature 3")
         texts(page)
         page.locator("#suggestions [data-act=try]").first.click()
@@ -93,9 +99,8 @@ def test_steer_elsewhere_replaces_the_pushes_and_writes_every_time(visit: Visit)
 
 def test_stop_stops(visit: Visit) -> None:
     page = visit("?tab=steer&new_tokens=128")
-    page.locator("#steer-run").click()
-    expect(page.locator("#steered-text .text")).to_be_visible()
-    page.locator("#stop").click()
+    page.wait_for_timeout(1500)  # a page that is still being filled is behind the model, which ends meanwhile
+    page.evaluate(RUN_AND_STOP)
     expect(page.locator("#steer-note")).to_have_text("Stopped.")
     page.wait_for_timeout(300)  # what was under way when Stop was pressed may still arrive
     stopped = page.locator("#steered-text .text").text_content()

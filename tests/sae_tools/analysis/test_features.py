@@ -277,7 +277,7 @@ def test_an_sae_whose_features_are_all_dead_is_described_and_opened(
     with torch.no_grad():
         dead.b_enc.fill_(-1e6)
     with new_folder(tmp_path / "f") as folder:
-        write(folder, *describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG, held_out=blocks[2:4]))
+        write(folder, *describe(dead, lm, lm.site(SITE), blocks[:2], CONFIG, held_out=blocks[2:4]), {})
     store = FeatureStore.open(tmp_path / "f")
     assert (store.table["density"] == 0).all()
     assert set(store.table["label"]) == {""}

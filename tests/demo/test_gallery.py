@@ -41,7 +41,9 @@ def server(workbench: Path, chosen: list[int], tmp_path_factory: pytest.TempPath
     tables = {name: pd.read_parquet(source / name) for name in (store.FEATURES, store.LISTS)}
     tables[store.FEATURES].loc[chosen[1], "label"] = HOSTILE
     lists = tables[store.LISTS]
-    lists["words"], lists["word_shares"] = [["dog", "cat"]] * len(lists), [[0.6, 0.3]] * len(lists)
+    lists["words"] = [["dog", "cat"] if feature in chosen[:2] + chosen[-1:] else ["it"] for feature in lists["feature"]]
+    lists["word_shares"] = [[0.6, 0.3][: len(words)] for words in lists["words"]]
+    lists["gained_tokens"] = [tokens[:0] for tokens in lists["gained_tokens"]]
     pushed = {"feature": chosen[-1], "strength": 0.4, "prompt": "Tom sat.", "seed": 0, "good_share": 0.75}
     gallery = {
         "concepts": [{"feature": feature} for feature in chosen],
@@ -92,7 +94,7 @@ def test_cards_open_steer_and_are_kept(visit: Visit, chosen: list[int]) -> None:
 
 def test_an_example_is_read_in_explore(visit: Visit) -> None:
     page = visit()
-    expect(page).to_have_url(re.compile("prompt=Once"))  # Explore has read its own example
+    page.wait_for_timeout(3000)  # until Explore has read its own example
     page.get_by_role("button", name="Lily was sad").click()
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("^Lily was sad"))
     expect(page.locator("#strip .strip")).to_contain_text("Lily was sad")

@@ -85,6 +85,11 @@ def visit(browser: Any, server: str) -> Iterator[Visit]:
         if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
             problems.append(f"request to {request.url}")
 
+    def saw_message(message: Any) -> None:
+        # Gradio tells of the streams that it leaves when a page is left.
+        if message.type == "error" and "AbortError" not in message.text:
+            problems.append(message.text)
+
     def saw_dialog(dialog: Any) -> None:
         problems.append(f"dialog {dialog.message}")
         dialog.dismiss()
@@ -93,7 +98,7 @@ def visit(browser: Any, server: str) -> Iterator[Visit]:
         page = browser.new_page(viewport={"width": width, "height": 900})
         pages.append(page)
         page.set_default_timeout(SLOW)
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("console", saw_message)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", saw_request)
         page.on("dialog", saw_dialog)

@@ -90,19 +90,3 @@ def test_cards_open_steer_and_are_kept(visit: Visit, chosen: list[int]) -> None:
     card.locator("h4 button").click()
     expect(page.get_by_role("tab", name="Feature", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page).to_have_url(re.compile(f"feature={chosen[0]}(&|$)"))
-
-
-def test_an_example_is_read_in_explore(visit: Visit) -> None:
-    page = visit()
-    page.wait_for_timeout(3000)  # until Explore has read its own example
-    page.get_by_role("button", name="Lily was sad").click()
-    expect(page.locator("#prompt textarea")).to_have_value(re.compile("^Lily was sad"))
-    expect(page.locator("#strip .strip")).to_contain_text("Lily was sad")
-    expect(page).to_have_url(re.compile("tab=explore"))
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(visit: Visit, theme: str) -> None:
-    page = visit(f"?__theme={theme}", 375)
-    expect(page.locator("#gallery .token").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375

@@ -54,6 +54,7 @@ def test_a_basket_is_kept_taken_along_and_put_back(visit: Visit) -> None:
     link = rows.nth(2).get_by_role("link", name="Open in standard")
     assert link.get_attribute("href") == "?sae=standard&feature=5&tab=feature"
 
+    page.wait_for_timeout(3000)  # streams that a reload cuts are told of as errors
     page.reload()
     expect(rows).to_have_count(4)
     rows.nth(0).get_by_role("button", name="Remove").click()

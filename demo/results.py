@@ -37,25 +37,25 @@ class Results:
 
     def evaluation(self, name: str) -> dict[str, float]:
         """Metrics of one SAE on its own model."""
-        return _numbers(_read(self.artifacts / "evaluation" / name / "figures.json"))
+        return _numbers(read_json(self.artifacts / "evaluation" / name / "figures.json"))
 
     def verdict(self, name: str) -> list[str]:
         """What those mean, in sentences; none where nothing was measured."""
-        found = _read(self.artifacts / "evaluation" / name / "verdict.json")
+        found = read_json(self.artifacts / "evaluation" / name / "verdict.json")
         return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
     def recipe(self, name: str) -> dict[str, Any]:
         """How an SAE was trained, or which release it is; {} where neither is known."""
-        about = _object(_object(_read(self.artifacts / "saes" / name / "manifest.json")).get("about"))
+        about = _object(_object(read_json(self.artifacts / "saes" / name / "manifest.json")).get("about"))
         return _object(about.get("recipe"))
 
     def config(self, name: str) -> dict[str, Any]:
         """An SAE's `cfg.json`; {} where it is not here."""
-        return _object(_read(self.artifacts / "saes" / name / "cfg.json"))
+        return _object(read_json(self.artifacts / "saes" / name / "cfg.json"))
 
     def digest(self, name: str) -> str:
         """The sha256 of an SAE's weights, as its manifest has it; "" where there is none."""
-        files = _object(_object(_read(self.artifacts / "saes" / name / "manifest.json")).get("files"))
+        files = _object(_object(read_json(self.artifacts / "saes" / name / "manifest.json")).get("files"))
         return str(_object(files.get("sae_weights.safetensors")).get("sha256", ""))
 
     def reports(self, name: str) -> list[str]:
@@ -67,7 +67,7 @@ class Results:
     def transfer(self, name: str) -> dict[str, dict[str, float]]:
         """Metrics of one SAE by column: each text through each model; empty where no finetuned model was given."""
         columns = {}
-        report = _read(self.artifacts / "transfer" / name / "figures.json")
+        report = read_json(self.artifacts / "transfer" / name / "figures.json")
         if not isinstance(report, dict):
             return {}
         for text, text_name in (("base_text", "base text"), ("finetuned_text", "finetuned text")):
@@ -87,7 +87,7 @@ class Results:
         return table.set_index("feature") if "feature" in table.columns else table
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """A JSON file's value; {} where there is none."""
     if not path.is_file():
         return {}

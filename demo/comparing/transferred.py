@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from demo.results import read_json
 from sae_tools.analysis.difference_verdict import difference_verdict
-from sae_tools.common.errors import ArtifactError
 
 WAYS = {
     "finetuned": "going on training it",
@@ -59,10 +58,10 @@ def transferred(artifacts: Path, name: str) -> Transferred:
         ArtifactError: a file is not JSON.
     """
     folder, crosscoder = artifacts / "transfer" / name, artifacts / "crosscoder"
-    figures, adapted = _read(folder / "figures.json"), _read(artifacts / "adapted" / name / "figures.json")
-    difference = _read(crosscoder / "figures.json")
+    figures, adapted = read_json(folder / "figures.json"), read_json(artifacts / "adapted" / name / "figures.json")
+    difference = read_json(crosscoder / "figures.json")
     return Transferred(
-        verdict=[str(sentence) for sentence in _read(folder / "verdict.json") or []],
+        verdict=[str(sentence) for sentence in read_json(folder / "verdict.json") or []],
         changed=_table(folder / "changed.parquet"), examples=_table(folder / "examples.parquet"),
         repairs=_repairs(figures, adapted), repair_tokens=int(adapted.get("n_tokens", 0)),
         difference=difference_verdict(difference) if difference else [],
@@ -79,15 +78,6 @@ def _repairs(figures: dict[str, Any], adapted: dict[str, Any]) -> list[Repair]:
     found.append(Repair("the finetuned model, as it is", figures[text]["finetuned"][key], "as it is"))
     made = {way: adapted[way][text] for way in WAYS if text in adapted.get(way, {})}
     return found + [Repair(WAYS[way], measured[key], "repaired") for way, measured in made.items()]
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON ({error}): run `dvc repro` to write it again.") from None
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -1,5 +1,5 @@
 // The server says what the view shows; the address follows, so that it can be copied and opens the same view again.
-new MutationObserver(() => {
+const follow = () => {
   const said = element.querySelector('[data-address]');
   if (!said) return;
   const url = new URL(window.location.href);
@@ -8,4 +8,6 @@ new MutationObserver(() => {
     else url.searchParams.set(name, value);
   }
   window.history.replaceState(window.history.state, '', url);
-}).observe(element, { childList: true, subtree: true, attributes: true });
+};
+follow(); // what was said before this ran
+new MutationObserver(follow).observe(element, { childList: true, subtree: true, attributes: true });

@@ -201,8 +201,10 @@ class Steer(Tab):
             return ByFeatures(opened, pushes.checked(opened, self.rows.raw(values[1:rows])), new_only), ask
         return self.panel.source(opened, values[rows:settings], new_only), ask
 
-    def _begin(self, opened: Opened, begun: dict[str, Any], *values: Any) -> Iterator[View]:
+    def _begin(self, opened: Opened, begun: dict[str, Any] | None, *values: Any) -> Iterator[View]:
         """Write at once; the browser may not have filled the rows yet, so what they will hold is taken from `begun`."""
+        if begun is None:
+            raise Refused("Nothing to steer with was chosen yet.")
         given, most = list(values), limits.MAX_PUSHES
         given[:2] = [begun["by"], [feature for feature, _, _ in begun["pushes"]]]
         for i, (_, mode, strength) in enumerate(begun["pushes"]):

@@ -43,7 +43,8 @@ def server(workbench: Path, chosen: list[int], tmp_path_factory: pytest.TempPath
     lists = tables[store.LISTS]
     lists["words"] = [["dog", "cat"] if feature in chosen[:2] + chosen[-1:] else ["it"] for feature in lists["feature"]]
     lists["word_shares"] = [[0.6, 0.3][: len(words)] for words in lists["words"]]
-    lists["gained_tokens"] = [tokens[:0] for tokens in lists["gained_tokens"]]
+    for column in ("gained_tokens", "gained"):
+        lists[column] = [values[:0] for values in lists[column]]
     pushed = {"feature": chosen[-1], "strength": 0.4, "prompt": "Tom sat.", "seed": 0, "good_share": 0.75}
     gallery = {
         "concepts": [{"feature": feature} for feature in chosen],
@@ -90,3 +91,19 @@ def test_cards_open_steer_and_are_kept(visit: Visit, chosen: list[int]) -> None:
     card.locator("h4 button").click()
     expect(page.get_by_role("tab", name="Feature", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page).to_have_url(re.compile(f"feature={chosen[0]}(&|$)"))
+
+
+def test_an_example_is_read_in_explore(visit: Visit) -> None:
+    page = visit()
+    expect(page).to_have_url(re.compile("prompt=Once"))  # Explore has read its own example
+    page.get_by_role("button", name="Lily was sad").click()
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("^Lily was sad"))
+    expect(page.locator("#strip .strip")).to_contain_text("Lily was sad")
+    expect(page).to_have_url(re.compile("tab=explore"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(visit: Visit, theme: str) -> None:
+    page = visit(f"?__theme={theme}", 375)
+    expect(page.locator("#gallery .token").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375

@@ -20,8 +20,10 @@ HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{x}}"
 ENDED = re.compile("Coloured:|equal:")
 # As quick as a finger: between two calls of a test the whole text can be there.
 RUN_AND_STOP = """async () => {
+  const text = () => document.querySelector('#steered-text .text')?.textContent;
+  const before = text();
   document.querySelector('#steer-run').click();
-  while (!document.querySelector('#steered-text .text')) await new Promise((done) => setTimeout(done, 20));
+  while (!text() || text() === before) await new Promise((done) => setTimeout(done, 20));
   document.querySelector('#stop').click();
 }"""
 

@@ -33,7 +33,7 @@ def test_a_foreign_model_goes_from_text_to_features(tmp_path: Path, model: str) 
         },
         "evaluate": {},
         "transfer": {},
-        "features": {"n_tokens": 8_192},
+        "features": {"n_tokens": 8_192, "n_calibrated": 4, "new_tokens": 8},
     }  # fmt: skip
     run_pipeline(tmp_path, values)
     metrics = json.loads((tmp_path / paths.evaluation("topk") / "figures.json").read_text())

@@ -63,7 +63,7 @@ def params(finetuned: Path) -> dict[str, Any]:
                 "d_sae": 256, "k": 16, "training_tokens": 160_000, "batch_size": 512, "lr": 0.003, "n_tokens": 2_048,
             },
         },
-        "features": {"n_tokens": 4_096},
+        "features": {"n_tokens": 4_096, "n_calibrated": 4, "new_tokens": 8},
     }  # fmt: skip
 
 

@@ -6,17 +6,18 @@ An empty folder, in no time, unless `evaluate.baseline` asks for it; a pretraine
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import TYPE_CHECKING
 
 from pipeline import paths
 from pipeline.params import Params, run
-from pipeline.train import train_into
+from pipeline.train import save, train_into
 from sae_tools.common.settings import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sae_tools.training.train import Trained
+    from sae_tools.training.run import Trained
 
 
 def main(params: Params, name: str) -> None:
@@ -26,15 +27,22 @@ def main(params: Params, name: str) -> None:
     if not params.evaluate.baseline or not isinstance(recipe, Recipe):
         with new_folder(target):
             return
-    frozen = dataclasses.replace(recipe, frozen_decoder=True, resample_every=0, seeds=1)
+    about = {"sae": name, "frozen_decoder": True}
+    if paths.streamed_baseline(name).is_dir():
+        with new_folder(target, about) as folder:
+            shutil.copytree(paths.streamed_baseline(name), folder, dirs_exist_ok=True)
+        return
 
     def write(result: Trained, _: Tensor) -> None:
-        from sae_tools import saes
+        with new_folder(target, about) as folder:
+            save(result, folder)
 
-        with new_folder(target, {"sae": name, "frozen_decoder": True}) as folder:
-            saes.save(result.sae, folder)
+    train_into(target, params, frozen(recipe), write)
 
-    train_into(target, params, frozen, write)
+
+def frozen(recipe: Recipe) -> Recipe:
+    """The recipe of what chance gives."""
+    return dataclasses.replace(recipe, frozen_decoder=True, resample_every=0, seeds=1)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(params: Params) -> None:
 
 
 def _harvest(params: Params) -> None:
-    from sae_tools.activations.harvest import harvest, n_bytes, summary
+    from sae_tools.activations.harvest import Mask, divided, harvest, n_bytes, summary
     from sae_tools.common.artifacts import commit, require_space, workspace
     from sae_tools.common.distributed import barrier, rank, world
     from sae_tools.models.corpus import Tokens
@@ -43,12 +43,16 @@ def _harvest(params: Params) -> None:
     barrier()
     tokens = Tokens.load(paths.TOKENS)
     site = lm.site(params.site)
-    wanted = Positions(params.dataset, tokens, lm.is_text)
+    ids = tokens.train
+    wanted: Mask = Positions(params.dataset, tokens, lm.is_text)
+    if params.harvest.store == "none":  # one shard, as a sample of what `stream` trains on
+        first = divided(len(ids), ids.shape[1], params.harvest)[0]
+        ids, wanted = ids[: first.stop], wanted[: first.stop]
     with workspace(paths.ACTIVATIONS, _identity(params), exclusive=rank() == 0) as folder:
         if rank() == 0:
             require_space(folder, n_bytes(lm, wanted, [site], params.harvest), "harvest")
         barrier()
-        harvest(lm, tokens.train, wanted, [site], params.harvest, folder, rank(), world())
+        harvest(lm, ids, wanted, [site], params.harvest, folder, rank(), world())
         barrier()
         if rank() == 0:
             about, digests = summary(folder, [site])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 TOKENS = Path("artifacts/tokens")
 ACTIVATIONS = Path("artifacts/activations")
+STREAMED = Path("artifacts/streamed")
 PAIR = Path("artifacts/pair")
 CROSSCODER = Path("artifacts/crosscoder")
 REPORTS = Path("reports")
@@ -13,6 +14,14 @@ REPORTS = Path("reports")
 
 def sae(name: str) -> Path:
     return Path("artifacts/saes") / name
+
+
+def streamed(name: str) -> Path:
+    return STREAMED / "saes" / name
+
+
+def streamed_baseline(name: str) -> Path:
+    return STREAMED / "baselines" / name
 
 
 def baseline(name: str) -> Path:

@@ -1,12 +1,15 @@
 """train: artifacts/activations + a recipe -> artifacts/saes/<name>, a folder that SAELens opens, its curve and end.
 
-An SAE given as `release` is not trained but fetched into the same place. Under torchrun the processes share each batch.
+An SAE given as `release` is not trained but fetched into the same place, and one that `stream` has trained is taken
+from there. Under torchrun the processes share each batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,22 +23,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sae_tools.activations.shards import Shards
-    from sae_tools.training.train import Trained
+    from sae_tools.training.run import Trained
 
 logger = logging.getLogger("sae_tools.pipeline")
 SAMPLE = 65_536
 """Rows from which the mean norm is taken."""
 COMPARED = 8_192
 """Rows on which a saved SAE is compared with the one in memory."""
+TOLD = "training.json"
+"""Beside an SAE that `stream` has trained."""
 COLUMNS = ["step", "tokens", "loss", "explained_variance", "l0", "dead_share", "coefficient", "tokens_per_second"]
 
 
 def main(params: Params, name: str) -> None:
     recipe = params.saes[name]
-    if isinstance(recipe, Recipe):
-        train_into(paths.sae(name), params, recipe, lambda result, rows: write(params, name, result, rows))
-    else:
+    if not isinstance(recipe, Recipe):
         fetch(params, name, recipe)
+    elif paths.streamed(name).is_dir():
+        take(params, name)
+    else:
+        train_into(paths.sae(name), params, recipe, lambda result, rows: write(params, name, result, rows))
 
 
 def train_into(target: Path, params: Params, recipe: Recipe, write: Callable[[Trained, Tensor], None]) -> None:
@@ -62,40 +69,92 @@ def train_into(target: Path, params: Params, recipe: Recipe, write: Callable[[Tr
 
 def learn(params: Params, recipe: Recipe, shards: Shards, folder: Any) -> Trained:
     """Train with checkpoints in `folder`."""
-    from sae_tools.models.lm import pick_device
-    from sae_tools.training.train import norm_scale, train
+    from sae_tools.training.train import train
 
-    normalise = recipe.architecture_options.get("normalize_activations") == "expected_average_only_in"
     return train(
         lambda first: shards.batches(recipe.batch_size, recipe.training_tokens, recipe.seed, first),
         shards.d_in,
         recipe,
         metadata(params),
-        str(pick_device(params.language_model.device)),
-        norm_scale(shards.sample(SAMPLE, recipe.seed)) if normalise else 1.0,
+        device(params),
+        scale(recipe, shards),
         folder,
     )
 
 
+def device(params: Params) -> str:
+    from sae_tools.models.lm import pick_device
+
+    return str(pick_device(params.language_model.device))
+
+
+def scale(recipe: Recipe, shards: Shards) -> float:
+    """What rows are multiplied by while an SAE of this recipe trains."""
+    from sae_tools.training.train import norm_scale
+
+    normalise = recipe.architecture_options.get("normalize_activations") == "expected_average_only_in"
+    return norm_scale(shards.sample(SAMPLE, recipe.seed)) if normalise else 1.0
+
+
 def write(params: Params, name: str, result: Trained, rows: Tensor) -> None:
     """The SAE, with those of further seeds in folders of their own; the curve; its end and how far seeds agree."""
-    import pandas as pd
-
-    from sae_tools import saes
-    from sae_tools.common.artifacts import new_folder, write_json
+    from sae_tools.common.artifacts import new_folder
     from sae_tools.common.faults import reach
-    from sae_tools.metrics.dictionary import agreement
 
     reach("before-save")
-    with new_folder(paths.sae(name), {"sae": name, "site": params.site, "recipe": settings(params, name)}) as folder:
-        for i, sae in enumerate(result.saes):
-            saes.save(sae, folder / f"seed-{i}" if i else folder)
-    compare(name, quality(saes.load(paths.sae(name)), rows), quality(result.sae.eval(), rows))
+    with new_folder(paths.sae(name), about(params, name)) as folder:
+        save(result, folder)
+    tell(name, told(result, rows), rows)
+
+
+def take(params: Params, name: str) -> None:
+    """As `write`, of what `stream` has trained."""
+    from sae_tools.activations.shards import Shards
+    from sae_tools.common.artifacts import new_folder
+    from sae_tools.verify import check
+
+    check(paths.STREAMED)
+    check(paths.ACTIVATIONS)
+    source = paths.streamed(name)
+    with new_folder(paths.sae(name), about(params, name)) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TOLD))
+    sample = Shards(paths.ACTIVATIONS / params.site).sample(COMPARED, params.saes[name].seed)  # type: ignore[union-attr]
+    tell(name, json.loads((source / TOLD).read_text()), sample)
+
+
+def save(result: Trained, folder: Path) -> None:
+    """The SAE's files, those of further seeds in folders of their own."""
+    from sae_tools import saes
+
+    for i, sae in enumerate(result.saes):
+        saes.save(sae, folder / f"seed-{i}" if i else folder)
+
+
+def told(result: Trained, rows: Tensor) -> dict[str, Any]:
+    """What is told of a run: its curve, its end, and explained variance and L0 of the SAE on (n, d_in) rows."""
+    from sae_tools.metrics.dictionary import agreement
+
     last: dict[str, Any] = {key: result.curve[-1][key] for key in COLUMNS[1:-1]}
     if len(result.saes) > 1:
         last["seeds"] = agreement([sae.W_dec for sae in result.saes], result.live)
-    write_json(paths.metrics("train", name), last)
-    write_curve(name, pd.DataFrame(result.curve, columns=COLUMNS))
+    return {"curve": result.curve, "last": last, "quality": quality(result.sae.eval(), rows)}
+
+
+def tell(name: str, told: dict[str, Any], rows: Tensor) -> None:
+    """Write the curve and the metrics, and compare the SAE as it can be read with the one that was trained."""
+    import pandas as pd
+
+    from sae_tools import saes
+    from sae_tools.common.artifacts import write_json
+
+    ev, l0 = told["quality"]
+    compare(name, quality(saes.load(paths.sae(name)), rows), (ev, l0))
+    write_json(paths.metrics("train", name), told["last"])
+    write_curve(name, pd.DataFrame(told["curve"], columns=COLUMNS))
+
+
+def about(params: Params, name: str) -> dict[str, Any]:
+    return {"sae": name, "site": params.site, "recipe": settings(params, name)}
 
 
 def fetch(params: Params, name: str, source: Pretrained) -> None:

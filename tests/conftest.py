@@ -208,13 +208,14 @@ SMALL: dict[str, Any] = {
 def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
     """Write `values` as the params of `folder` and run every stage there."""
     # Imported here: the pipeline needs ruamel.yaml, which tests of the core alone do not.
-    from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, report, train, transfer
+    from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, report, stream, train, transfer
     from pipeline.params import load
 
     (folder / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
     with contextlib.chdir(folder):
         params = load()
         harvest.main(params)
+        stream.main(params)
         pair.main(params)
         diff.main(params)
         for name in params.saes:

@@ -50,8 +50,7 @@ def harvest(
     Raises:
         ArtifactError: an activation is not finite, or the disk is full; complete shards stay.
     """
-    size = max(1, config.shard_rows // ids.shape[1])
-    blocks = {number: range(len(ids))[number * size :][:size] for number in range(rank, -(-len(ids) // size), world)}
+    blocks = dict(list(enumerate(divided(len(ids), ids.shape[1], config)))[rank::world])
     missing = [number for number in blocks if not all(is_complete(folder / site.name, number) for site in sites)]
     n_blocks, n_missing = sum(map(len, blocks.values())), sum(len(blocks[number]) for number in missing)
     context = ids.shape[1]
@@ -68,13 +67,19 @@ def harvest(
     ):
         writing: Future[None] | None = None
         for number in missing:
-            shards = _read(lm, ids, wanted, blocks[number], sites, config, number, bar)
+            shards = read_shard(lm, ids, wanted, blocks[number], sites, config, number, bar)
             if writing:
                 writing.result()
             writing = background.submit(_write, shards, folder)
             del shards  # at most two of them are in memory: one being filled, one being written
         if writing:
             writing.result()
+
+
+def divided(n_blocks: int, context: int, config: Harvest) -> list[range]:
+    """The blocks of each shard."""
+    size = max(1, config.shard_rows // context)
+    return [range(start, min(start + size, n_blocks)) for start in range(0, n_blocks, size)]
 
 
 def n_bytes(lm: LanguageModel, wanted: Mask, sites: Sequence[Site], config: Harvest) -> int:
@@ -94,28 +99,32 @@ def summary(folder: Path, sites: Sequence[Site]) -> tuple[dict[str, Any], dict[s
     return about, digests
 
 
-def _read(
-    lm: LanguageModel,
-    ids: Tensor,
-    wanted: Mask,
-    blocks: range,
-    sites: Sequence[Site],
-    config: Harvest,
-    number: int,
-    bar: tqdm[Any],
-) -> dict[str, Shard]:
-    """Shard `number` at each site: the activations of a range of blocks, where `wanted` is true."""
+def read_shard(
+    lm: LanguageModel, ids: Tensor, wanted: Mask, blocks: range, sites: Sequence[Site], config: Harvest, number: int,
+    bar: tqdm[Any], rank: int = 0, world: int = 1,
+) -> dict[str, Shard]:  # fmt: skip
+    """Shard `number` at each site: the activations of a range of blocks, where `wanted` is true.
+
+    Of `world` processes each reads the batches whose number is its `rank` modulo `world`; other rows are 0.
+
+    Raises:
+        ArtifactError: an activation is not finite.
+    """
     dtype = DTYPES[config.dtype]
     n_rows = int(wanted[blocks.start : blocks.stop].sum())
     shards = {site.name: Shard(n_rows, lm.width(site), dtype, config.seed, number) for site in sites}
-    for first in blocks[:: config.batch_size]:
+    for i, first in enumerate(blocks[:: config.batch_size]):
         batch = slice(first, min(first + config.batch_size, blocks.stop))
-        acts = lm.activations(ids[batch].long(), sites)
         kept = wanted[batch].flatten().nonzero().squeeze(1)
-        for site, shard in shards.items():
-            rows = acts[site].flatten(0, 1)[kept.to(lm.device)].to("cpu", dtype)
-            _refuse_not_finite(rows, site, kept + first * ids.shape[1], ids.shape[1])
-            shard.add(rows)
+        if i % world == rank:
+            acts = lm.activations(ids[batch].long(), sites)
+            for site, shard in shards.items():
+                rows = acts[site].flatten(0, 1)[kept.to(lm.device)].to("cpu", dtype)
+                _refuse_not_finite(rows, site, kept + first * ids.shape[1], ids.shape[1])
+                shard.add(rows)
+        else:
+            for shard in shards.values():
+                shard.skip(len(kept))
         bar.update(ids[batch].numel())
     return shards
 

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_tools.activations.order import Cutter, Turn, turns
 from sae_tools.common.artifacts import new_file, sha256, write_json
 from sae_tools.common.draws import generator
 from sae_tools.common.errors import ArtifactError
@@ -38,7 +39,7 @@ class Shard:
     """A shard in the making: (n_rows, d) activations, each put at once where the permutation wants it."""
 
     def __init__(self, n_rows: int, d: int, dtype: torch.dtype, seed: int, number: int) -> None:
-        self.acts = torch.empty(n_rows, d, dtype=dtype)
+        self.acts = torch.zeros(n_rows, d, dtype=dtype)
         self.places = torch.randperm(n_rows, generator=generator(seed, number))
         self.number = number
         self.n_filled = 0
@@ -48,6 +49,10 @@ class Shard:
         end = self.n_filled + len(rows)
         self.acts[self.places[self.n_filled : end]] = rows
         self.n_filled = end
+
+    def skip(self, n: int) -> None:
+        """Leave the next `n` rows 0: another process has them."""
+        self.n_filled += n
 
     def write(self, folder: Path) -> None:
         """Write the shard, then its record.
@@ -81,6 +86,20 @@ def is_complete(folder: Path, number: int) -> bool:
         return _record(path).sha256 == sha256(path)
     except (OSError, ArtifactError):
         return False
+
+
+def read(folder: Path, number: int) -> Tensor:
+    """(n_rows, d) the rows of a complete shard."""
+    with safe_open(folder / _name(number), "pt") as file:
+        acts: Tensor = file.get_tensor("acts")
+    return acts
+
+
+def remove(folder: Path, number: int) -> None:
+    """Drop a shard, its record first: what is left is none."""
+    path = folder / _name(number)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def records(folder: Path) -> dict[str, Record]:
@@ -124,41 +143,23 @@ class Shards:
         is read in a thread of its own while one is used.
         """
         start, stop = first * batch_size, -(-n_tokens // batch_size) * batch_size
-        rest = torch.empty(0, self.d_in)
-        with closing(_ahead(self._reads(start, stop, seed))) as shards:
+        cutter = Cutter(batch_size, self.d_in)
+        reads = (partial(self._read, t.shard, t.rows(seed, start, stop)) for t in turns(self.sizes, start, stop, seed))
+        with closing(_ahead(reads)) as shards:
             for rows in shards:
-                for begin in range(-len(rest), len(rows), batch_size):
-                    # A copy: who keeps a batch does not keep its shard.
-                    batch = rows[max(0, begin) : begin + batch_size].to(torch.float32, copy=True)
-                    if begin < 0:
-                        batch = torch.cat([rest, batch])
-                    if len(batch) == batch_size:
-                        yield batch
-                rest = batch if len(batch) < batch_size else batch[:0]
+                yield from cutter.add(rows)
                 del rows  # or it would stay in memory while the one after the next is read
 
     def sample(self, n: int, seed: int) -> Tensor:
         """(up to n, d_in) float32 rows of one shard."""
-        return self._read(seed % len(self.files), seed, 0, slice(n)).float()
+        shard = seed % len(self.files)
+        return self._read(shard, Turn(0, shard, 0, self.sizes[shard]).rows(seed, 0, n)).float()
 
-    def _reads(self, start: int, stop: int, seed: int) -> Iterator[Callable[[], Tensor]]:
-        """What gives the rows from `start` to `stop` of all epochs laid end to end, one call a shard."""
-        epoch = start // self.n_rows
-        at = epoch * self.n_rows
-        while at < stop:
-            for shard in torch.randperm(len(self.files), generator=generator(seed, epoch)).tolist():
-                begin, end = max(start - at, 0), min(stop - at, self.sizes[shard])
-                if begin < end:
-                    yield partial(self._read, shard, seed, epoch, slice(begin, end))
-                at += self.sizes[shard]
-            epoch += 1
-
-    def _read(self, shard: int, seed: int, epoch: int, part: slice) -> Tensor:
-        """(n, d_in) rows, a part of a shard in its order of this epoch."""
-        order = torch.randperm(self.sizes[shard], generator=generator(seed, epoch, shard))
+    def _read(self, shard: int, rows: Tensor) -> Tensor:
+        """(n, d_in) what a shard holds in (n,) rows."""
         with safe_open(self.files[shard], "pt") as file:
-            rows: Tensor = file.get_tensor("acts")[order[part]]
-        return rows
+            found: Tensor = file.get_tensor("acts")[rows]
+        return found
 
 
 def _ahead(calls: Iterable[Callable[[], Tensor]]) -> Generator[Tensor, None, None]:

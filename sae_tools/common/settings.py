@@ -104,6 +104,11 @@ class Dataset:
 
 @settings
 class Harvest:
+    store: Literal["disk", "none"] = "disk"
+    """disk: every activation is written once, and each SAE reads it from there. none: all SAEs train at once, from one
+    forward pass, and only a first shard is written, as a sample; to change one of them is to train all anew."""
+    keep_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """With store none and several epochs: GB of activations kept on disk while they train, not to be computed again."""
     batch_size: Positive = 32
     """Blocks in one forward pass."""
     shard_rows: Positive = 131_072

@@ -27,7 +27,8 @@ from sae_tools.common.draws import generator
 from sae_tools.common.errors import InputError, did_you_mean
 from sae_tools.common.settings import Adapt, Recipe
 from sae_tools.saes import SAE
-from sae_tools.training.train import CHECKPOINT_SECONDS, Watch, norm_scale, train
+from sae_tools.training.run import CHECKPOINT_SECONDS, Watch
+from sae_tools.training.train import norm_scale, train
 
 Way = Literal["finetuned", "extended", "scratch"]
 WAYS: tuple[Way, ...] = get_args(Way)

@@ -108,7 +108,7 @@ def test_params_equal_the_sections_that_the_code_reads(stage: str) -> None:
     declared = {name.split(".")[0] for name in STAGES[stage]["params"]}
     # Which SAE is meant is all that later stages learn from `saes`: they depend on its folder.
     assert declared - {"saes"} == read - {"saes"}
-    assert ("saes" in declared) == (stage in ("train", "baseline", "adapt", "report"))
+    assert ("saes" in declared) == (stage in ("stream", "train", "baseline", "adapt", "report"))
 
 
 @pytest.mark.parametrize("stage", STAGES)

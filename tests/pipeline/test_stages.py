@@ -17,7 +17,7 @@ import sae_lens
 import torch
 from safetensors.torch import load_file
 
-from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, paths, report, train, transfer
+from pipeline import adapt, baseline, diff, evaluate, features, harvest, pair, paths, report, stream, train, transfer
 from pipeline.params import load
 from sae_tools import saes
 from sae_tools.activations.shards import Shards
@@ -384,6 +384,37 @@ def test_a_release_worse_than_the_mean_is_told_of(
     assert "a missing begin token" in caplog.text
     verdict = json.loads((copied / paths.evaluation("topk") / "verdict.json").read_text())
     assert "worse than their mean" in verdict[0]
+
+
+def test_with_nothing_stored_all_saes_train_in_one_go_and_are_those_from_disk(
+    workbench: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["harvest"].update(store="none")
+        values["saes"]["topk"].update(seeds=2)
+        values["evaluate"].update(baseline=True)
+
+    params = params_of(tmp_path, change)
+    with contextlib.chdir(tmp_path), caplog.at_level("WARNING", logger="sae_tools"):
+        harvest.main(params)
+        stream.main(params)
+        for name in NAMES:
+            train.main(params, name)
+            baseline.main(params, name)
+    shards = Shards(tmp_path / paths.ACTIVATIONS / params.site)
+    assert shards.n_rows < Shards(workbench / paths.ACTIVATIONS / params.site).n_rows / 2
+    for name in NAMES:
+        # The default seeds of harvest and recipes are equal, so rows come in the order in which they would from disk.
+        weights = paths.sae(name) / "sae_weights.safetensors"
+        mine, theirs = (load_file(root / weights) for root in (tmp_path, workbench))
+        assert all(mine[key].equal(theirs[key]) for key in theirs)
+        assert read_metrics(tmp_path, "train", name)["loss"] == read_metrics(workbench, "train", name)["loss"]
+        curves = [pd.read_csv(root / paths.plot("train", name), sep="\t") for root in (tmp_path, workbench)]
+        assert curves[0].drop(columns="tokens_per_second").equals(curves[1].drop(columns="tokens_per_second"))
+        assert verify(tmp_path / paths.baseline(name))["frozen_decoder"]
+    assert "seeds" in read_metrics(tmp_path, "train", "topk")
+    assert (tmp_path / paths.sae("topk") / "seed-1" / "cfg.json").is_file()
+    assert not caplog.records
 
 
 def test_an_sae_without_a_live_latent_is_evaluated_in_a_sentence(copied: Path) -> None:

@@ -21,7 +21,8 @@ from sae_tools.common.errors import InputError, SettingError
 from sae_tools.common.settings import Adapt, Recipe
 from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.training.adapt import WAYS, adapt, mean_l0, plan, recipe_of, shortened, widen
-from sae_tools.training.train import Watch, train
+from sae_tools.training.run import Watch
+from sae_tools.training.train import train
 from sae_tools.training.trainee import Trainee
 from tests.conftest import ARCHITECTURES, random_sae
 from tests.sae_tools import forked

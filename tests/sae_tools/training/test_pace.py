@@ -14,7 +14,8 @@ from torch import Tensor
 from sae_tools.common.settings import Recipe
 from sae_tools.training import pace, steps
 from sae_tools.training.pace import TURNS, Pace
-from sae_tools.training.train import Trained, train
+from sae_tools.training.run import Trained
+from sae_tools.training.train import train
 
 D_IN, D_SAE, BATCH, STEPS = 12, 128, 16, 40
 SECONDS = {"sparse": {"sparse": 1.0, "dense": 3.0}, "dense": {"sparse": 3.0, "dense": 1.0}}

@@ -16,7 +16,8 @@ from torch import Tensor
 from sae_tools import saes
 from sae_tools.common.errors import SettingError, WorkbenchError
 from sae_tools.common.settings import Recipe
-from sae_tools.training.train import CURVE_POINTS, Trained, norm_scale
+from sae_tools.training.run import CURVE_POINTS, Trained
+from sae_tools.training.train import norm_scale
 from sae_tools.training.train import train as train_from
 from sae_tools.training.trainee import learning_rate
 from tests.conftest import ARCHITECTURES

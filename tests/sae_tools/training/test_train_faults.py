@@ -28,7 +28,8 @@ from sae_tools.common.artifacts import sha256
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.common.settings import Recipe
 from sae_tools.training import checkpoints
-from sae_tools.training.train import Trained, train
+from sae_tools.training.run import Trained
+from sae_tools.training.train import train
 from tests.sae_tools import forked
 
 D_IN, D_SAE, BATCH, STEPS = 12, 64, 16, 30

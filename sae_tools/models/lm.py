@@ -249,9 +249,17 @@ class LanguageModel:
             self._ways[site] = straight_way(
                 self.model, site, self.family, lambda: self.model(self._few_ids(), use_cache=False)
             )
-        directions = directions.to(self.device, self.unembedding.dtype)
-        effects: Tensor = self._ways[site](directions) @ self.unembedding.T
-        return effects
+        unembedding = self.unembedding
+        arriving = self._ways[site](directions.to(self.device, unembedding.dtype))
+        return (arriving.to(unembedding.device) @ unembedding.T).to(self.device)
+
+    def no_logit_effects(self, site: Site) -> str:
+        """Why a site has no `logit_effects`, in a sentence; nothing if it has them."""
+        try:
+            self.logit_effects(site, torch.zeros(1, self.width(site)))
+        except InputError as error:
+            return str(error)
+        return ""
 
     def _few_ids(self) -> Tensor:
         return torch.arange(min(4, self.d_vocab), device=self.device)[None]

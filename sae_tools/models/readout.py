@@ -50,7 +50,7 @@ def straight_way(model: nn.Module, site: Site, family: Family | None, run: Pass)
         raise InputError(f"{refusal}: no norm stands between the last block and the unembedding, and nothing else.")
     module, maps = model.get_submodule(site.path), list[Map]()
     if site.side == "input" and isinstance(module, nn.Linear | Conv1D):
-        maps.append(lambda d: d @ matrix(module).T)
+        maps.append(lambda d: d @ matrix(module).T.to(d.device))
         if family and site.kind != MODULE and (after := _norm_after(site, family)):
             maps.append(weights_of_norm(model.get_submodule(after)))
     side: Side = "output" if maps else site.side
@@ -68,15 +68,15 @@ def straight_way(model: nn.Module, site: Site, family: Family | None, run: Pass)
     return way
 
 
-def matrix(linear: Any) -> Tensor:
+def matrix(linear: nn.Linear) -> Tensor:
     """(out, in) weights of a linear map, fetched by a call of it where they are offloaded."""
     weight: Tensor = linear.weight
-    if not weight.is_meta:
-        transposed: Tensor = weight.T if isinstance(linear, Conv1D) else weight
-        return transposed
-    one = torch.eye(linear.nx if isinstance(linear, Conv1D) else linear.in_features, dtype=weight.dtype)
-    found: Tensor = (linear(one) - linear(torch.zeros_like(one[:1]))).T
-    return found
+    turned: Tensor = weight.T if isinstance(linear, Conv1D) else weight
+    if not turned.is_meta:
+        return turned
+    one = torch.eye(turned.shape[1], dtype=turned.dtype)
+    fetched: Tensor = (linear(one) - linear(torch.zeros_like(one[:1]))).T
+    return fetched
 
 
 def weights_of_norm(norm: nn.Module) -> Map:
@@ -85,7 +85,8 @@ def weights_of_norm(norm: nn.Module) -> Map:
     def scale(directions: Tensor) -> Tensor:
         probe = torch.ones_like(directions[0])
         probe[1::2] = -1
-        return directions * ((norm(probe) - norm(torch.zeros_like(probe))) / probe)
+        gamma: Tensor = (norm(probe) - norm(torch.zeros_like(probe))).to(probe.device) / probe
+        return directions * gamma
 
     return scale
 

@@ -115,6 +115,7 @@ SITES = [
 def test_logit_effects_are_found_where_the_way_is_straight(lm_of: Any, name: str, path: str) -> None:
     lm = lm_of(name)
     site = lm.site(path)
+    assert lm.no_logit_effects(site) == ""
     directions = torch.randn(4, lm.width(site), generator=torch.Generator().manual_seed(0))
     x = directions
     module = lm.model.get_submodule(site.path)
@@ -144,6 +145,7 @@ def test_elsewhere_they_are_refused(lm_of: Any, name: str, path: str, says: str)
     site = lm.site(path)
     with pytest.raises(InputError, match=f"direct effect of '{path}' on the logits is not known: .*{says}"):
         lm.logit_effects(site, torch.ones(1, lm.width(site)))
+    assert says in lm.no_logit_effects(site)
 
 
 def test_a_model_without_attention_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

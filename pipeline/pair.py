@@ -33,15 +33,15 @@ def main(params: Params) -> None:
     from sae_tools.activations.harvest import harvest, n_bytes, summary
     from sae_tools.common.artifacts import commit, require_space, workspace
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base, load_finetuned
     from sae_tools.models.pair import check_pair, own_tokens
     from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
     assert models.finetuned is not None
     check(paths.TOKENS)
-    base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
-    finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
+    base = load_base(models)
+    finetuned = load_finetuned(models)
     site = base.site(params.site)
     check_pair(base, finetuned, site, models.least_agreement)
     texts = [Tokens.load(paths.TOKENS)]

@@ -29,6 +29,8 @@ from sae_tools.common.settings import (
 )
 from sae_tools.models.sites import locate
 from sae_tools.models.sources import (
+    adapter_config,
+    check_adapter,
     check_context,
     check_finetune,
     check_labels,
@@ -103,7 +105,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 
 def _check_sources(params: Params) -> None:
     if not isinstance(params.site, str):
-        raise SettingError(f"site is {params.site!r}, but a hook name such as blocks.2.hook_resid_post is expected.")
+        raise SettingError(f"site is {params.site!r}, but a site such as blocks.2.hook_resid_post is expected.")
     datasets = {"dataset": params.dataset}
     if params.transfer.dataset is not None:
         datasets["transfer.dataset"] = params.transfer.dataset
@@ -131,12 +133,14 @@ def _check_sources(params: Params) -> None:
         check_labels(labels_of(params.features, name))
     base, finetuned = params.language_model.base, params.language_model.finetuned
     configs = {model: check_model(model) for model in (base, finetuned) if model}
+    if finetuned and (adapter := adapter_config(finetuned)):
+        check_adapter(base, finetuned, adapter["base_model_name_or_path"])
     one, other = configs[base], configs.get(finetuned or "")
     if finetuned and one and other:
         check_finetune(base, one, finetuned, other, params.language_model.least_agreement)
     for model, config in configs.items():
         if config is not None:
-            locate(params.site, str(config.get("model_type")), n_layers(config))
+            locate(params.site, config, n_layers(config))
             for where, dataset in datasets.items():
                 check_context(dataset, where, str(model), config)
 

@@ -49,7 +49,7 @@ def _train(params: Params, recipes: dict[str, Recipe]) -> None:
     from sae_tools.common import distributed
     from sae_tools.common.artifacts import new_folder, workspace, write_json
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base
     from sae_tools.models.positions import Positions
     from sae_tools.training.run import Run
     from sae_tools.training.train import train_together
@@ -57,8 +57,7 @@ def _train(params: Params, recipes: dict[str, Recipe]) -> None:
 
     check(paths.TOKENS)
     check(paths.ACTIVATIONS)
-    models = params.language_model
-    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    lm = load_base(params.language_model)
     tokens, site, sample = Tokens.load(paths.TOKENS), lm.site(params.site), Shards(paths.ACTIVATIONS / params.site)
     mask = Positions(params.dataset, tokens, lm.is_text)
     first = distributed.rank() == 0

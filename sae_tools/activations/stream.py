@@ -21,7 +21,8 @@ from sae_tools.activations.order import Turn, turns
 from sae_tools.activations.shards import is_complete, read, remove
 from sae_tools.common import distributed
 from sae_tools.common.settings import Harvest
-from sae_tools.models.lm import DTYPES, LanguageModel
+from sae_tools.models.lm import LanguageModel
+from sae_tools.models.loading import DTYPES
 from sae_tools.models.sites import Site
 
 

@@ -91,6 +91,10 @@ _OLD = {
     "prepend_bos": True, "dtype": "torch.float32", "device": "cuda", "seed": 42, "l1_coefficient": 8e-05, "lr": 0.0004,
     "expansion_factor": 8, "train_batch_size": 4096, "normalize_activations": "none",
 }  # fmt: skip
+GELU_1L: dict[str, int] = {
+    "n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_heads": 8, "d_head": 64, "n_ctx": 1024, "d_vocab": 48262,
+}  # fmt: skip
+"""TransformerLens' configuration; every linear map has a bias, and the unembedding is a matrix of its own."""
 SAES: dict[str, dict[str, Any]] = {
     "jbloom/GPT2-Small-SAEs-Reformatted/blocks.6.hook_resid_pre": _OLD | {
         "model_name": "gpt2-small", "hook_point": "blocks.6.hook_resid_pre", "hook_point_layer": 6,

@@ -5,16 +5,15 @@ A pinned revision is a folder of its own beside an empty `main`: a preset that f
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 import transformers
-import zstandard
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
@@ -110,9 +109,8 @@ def put_dataset(hub: Path, name: str, revision: str | None, column: str, texts: 
     if file.endswith(".parquet"):
         table.to_parquet(folder / file)
     elif file.endswith(".zst"):
-        lines = io.BytesIO(table.to_json(orient="records", lines=True).encode())
-        with (folder / file).open("wb") as target:
-            zstandard.ZstdCompressor().copy_stream(lines, target)
+        lines = table.to_json(orient="records", lines=True).encode()
+        (folder / file).write_bytes(pa.compress(lines, "zstd", asbytes=True))
     else:
         table.to_json(folder / file, orient="records", lines=file.endswith(".jsonl"))
     if config:

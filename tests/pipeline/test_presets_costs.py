@@ -1,0 +1,71 @@
+"""The table of docs/presets.md is what `costs` counts for the presets."""
+
+from __future__ import annotations
+
+from pipeline.params import Params, load
+from sae_tools.common import costs
+from sae_tools.common.settings import Recipe
+from tests.conftest import REPO
+from tests.pipeline.published import GELU_1L, MODELS, SAES
+from tests.pipeline.test_presets import PRESETS, get_pretrained_saes_directory
+
+HEAD = (
+    "| preset | model | precision | memory | to fetch | activations on disk | on two cores | on one GPU |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+DENSE = {"gelu-1l": ["standard"]}
+"""SAEs of which many latents fire on a token, to the end."""
+
+
+def shape(model: str) -> costs.Shape:
+    if model in MODELS:
+        return costs.shape(MODELS[model].config)
+    d, mlp, vocab = GELU_1L["d_model"], GELU_1L["d_mlp"], GELU_1L["d_vocab"]
+    block = 4 * d * d + 2 * d * mlp + 9 * d + mlp
+    around = (2 * vocab + GELU_1L["n_ctx"]) * d + vocab + 2 * d
+    return costs.Shape(1, d, mlp, GELU_1L["n_heads"] * GELU_1L["d_head"], vocab, block, around)
+
+
+def counted(params: Params) -> costs.Run:
+    _, layer, kind = params.site.split(".", 2)
+    directory, sizes = get_pretrained_saes_directory(), {}
+    for name, recipe in params.saes.items():
+        if isinstance(recipe, Recipe):
+            sizes[name] = recipe.d_sae
+        else:
+            about = directory[recipe.release]
+            sizes[name] = SAES[f"{about.repo_id}/{about.saes_map[recipe.sae_id]}"]["d_sae"]
+    return costs.Run(
+        shape(params.language_model.base), params.language_model, params.dataset, int(layer), kind, params.harvest,
+        params.saes, sizes, params.evaluate, params.transfer, params.features,
+    )  # fmt: skip
+
+
+def row(preset: str) -> str:
+    run = counted(load(REPO / "presets" / f"{preset}.yaml"))
+    hours = [
+        sum(costs.hours(run, costs.RATES[machine], DENSE.get(preset, ())).values())
+        for machine in ("two cores", "one GPU")
+    ]
+    disk, memory = costs.disk(run), max(costs.memory(run).values())
+    names = [name for name in (run.models.base, run.models.finetuned) if name]
+    cells = [
+        f"`{preset}`", " and ".join(names), run.models.dtype, size(memory), size(disk["fetched"]),
+        size(disk["activations"]), *map(time, hours),
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |\n"
+
+
+def size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 1e10 else f"{n_bytes / 1e9:.0f} GB"
+
+
+def time(hours: float) -> str:
+    if hours < 1:
+        return f"{max(1, round(60 * hours))} min"
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def test_the_table_is_what_is_counted() -> None:
+    table = HEAD + "".join(map(row, PRESETS))
+    assert table in (REPO / "docs" / "presets.md").read_text(), table

@@ -103,7 +103,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
 
 def _check_sources(params: Params) -> None:
     if not isinstance(params.site, str):
-        raise SettingError(f"site is {params.site!r}, but a hook name such as blocks.2.hook_resid_post is expected.")
+        raise SettingError(f"site is {params.site!r}, but a site such as blocks.2.hook_resid_post is expected.")
     datasets = {"dataset": params.dataset}
     if params.transfer.dataset is not None:
         datasets["transfer.dataset"] = params.transfer.dataset
@@ -136,7 +136,7 @@ def _check_sources(params: Params) -> None:
         check_finetune(base, one, finetuned, other, params.language_model.least_agreement)
     for model, config in configs.items():
         if config is not None:
-            locate(params.site, str(config.get("model_type")), n_layers(config))
+            locate(params.site, config, n_layers(config))
             for where, dataset in datasets.items():
                 check_context(dataset, where, str(model), config)
 

@@ -15,14 +15,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -48,15 +54,35 @@ CONFIGS: dict[str, Callable[..., Any]] = {
         hidden_size=32, num_layers=3, num_heads=4, attention_types=[[["global", "local", "global"], 1]], window_size=8,
         **shared,
     ),
+    "gptj": lambda **shared: GPTJConfig(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, rotary_dim=4, **shared),
+    "opt": lambda **shared: OPTConfig(**_SHAPE, ffn_dim=48, word_embed_proj_dim=32, **shared),
+    # As falcon-7b, falcon-40b, falcon-11B and falcon-rw-1b.
+    "falcon": lambda **shared: FalconConfig(**_SHAPE, **shared),
+    "falcon-40b": lambda **shared: FalconConfig(**_SHAPE, num_kv_heads=2, new_decoder_architecture=True, **shared),
+    "falcon-11b": lambda **shared: FalconConfig(
+        **_SHAPE, num_kv_heads=2, new_decoder_architecture=True, num_ln_in_parallel_attn=1, **shared
+    ),
+    "falcon-rw": lambda **shared: FalconConfig(
+        **_SHAPE, multi_query=False, parallel_attn=False, alibi=True, bias=True, **shared
+    ),
     "llama": lambda **shared: LlamaConfig(**_LLAMA, **shared),
     "mistral": lambda **shared: MistralConfig(**_LLAMA, sliding_window=8, **shared),
     "gemma": lambda **shared: GemmaConfig(**_LLAMA, head_dim=16, **shared),
     "gemma2": lambda **shared: Gemma2Config(**_LLAMA, head_dim=16, sliding_window=8, **shared),
+    "gemma3": lambda **shared: Gemma3Config(
+        text_config=Gemma3TextConfig(**_LLAMA, head_dim=16, sliding_window=8, **shared),
+        vision_config={"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                       "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=1, image_token_index=2, boi_token_index=3, eoi_token_index=4,
+    ),
     "gemma3_text": lambda **shared: Gemma3TextConfig(**_LLAMA, head_dim=16, sliding_window=8, **shared),
     "qwen2": lambda **shared: Qwen2Config(**_LLAMA, **shared),
     "qwen3": lambda **shared: Qwen3Config(**_LLAMA, head_dim=16, **shared),
+    "phi3": lambda **shared: Phi3Config(**_LLAMA, sliding_window=8, **shared),
+    "olmo2": lambda **shared: Olmo2Config(**_LLAMA, **shared),
 }  # fmt: skip
 FAMILIES = tuple(CONFIGS)
+"""Every family of `sites`, and the forms that one of them has."""
 
 TEXT = (
     "Once upon a time there was a little fox who liked to sing. The fox met a big bear, and they sang together! "
@@ -101,16 +127,21 @@ def tiny_lm(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPat
 
 def save_tiny(family: str, folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> None:
     """Write a random checkpoint of a family to `folder`."""
-    positions = {} if family == "gpt2" else {"max_position_embeddings": CONTEXT}
+    positions = {} if family in ("gpt2", "gptj") else {"max_position_embeddings": CONTEXT}
     config = CONFIGS[family](vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=None, **positions)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.1)
+        add_noise(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def add_noise(model: torch.nn.Module) -> None:
+    """Make biases and norm weights random too."""
+    for parameter in model.parameters():
+        parameter += torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.1)
 
 
 @pytest.fixture(scope="session")

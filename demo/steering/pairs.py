@@ -116,7 +116,7 @@ def look(opened: Opened, asked: Asked) -> Iterator[int | Seen]:
 
 def _look(opened: Opened, asked: Asked) -> Iterator[int | Seen]:
     lm, site = opened.base, opened.base.site(asked.site)
-    own = asked.site == opened.site.name
+    own = (site.path, site.side) == (opened.site.path, opened.site.side)
     _ = opened.sae, opened.unit
     key = ("pairs", asked)
     seen: Seen | None = opened.readings.get(key)

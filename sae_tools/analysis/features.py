@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ from sae_tools.metrics.dictionary import spread
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
+
+logger = logging.getLogger(__name__)
 
 GROUP = 64
 """Directions that are looked at together, by their maximum."""
@@ -129,9 +132,14 @@ def promoted_tokens(
     """(d_sae, n) tokens whose logits each feature raises and lowers most, by its direct effect (W_dec · γ · W_U).
 
     And (d_sae,) how peaked its effects on all logits are: kurtosis and top10_share, as `metrics.dictionary.spread`.
-    `with_bias` adds the decoder's bias to each direction.
+    `with_bias` adds the decoder's bias to each direction. No tokens and nan where the site has no direct effect.
     """
     parts = []
+    if unknown := lm.no_logit_effects(site):
+        logger.warning("%s Features are kept without tokens that they promote.", unknown)
+        nothing, nan = np.zeros((len(sae.W_dec), 0)), np.full(len(sae.W_dec), np.nan)
+        names = ("top_tokens", "top_logits", "bottom_tokens", "bottom_logits")
+        return dict.fromkeys(names, nothing) | dict.fromkeys(spread(sae.W_dec[:1]), nan)
     for directions in tqdm(torch.split(sae.W_dec.detach(), 256), desc="promoted tokens"):
         effects = lm.logit_effects(site, directions + sae.b_dec if with_bias else directions).float()
         best, worst = (effects.topk(min(n, lm.d_vocab), largest=largest) for largest in (True, False))

@@ -39,8 +39,11 @@ def paired_features(paired: Paired) -> pd.DataFrame:
 def logit_similarity(sae: SAE[Any], base: LanguageModel, finetuned: LanguageModel, site: Site) -> Any:
     """(d_sae,) Pearson's r over the shared vocabulary of a feature's direct effects on the logits of both models.
 
-    It tells how far the way to the logits has changed, not how far the feature has.
+    It tells how far the way to the logits has changed, not how far the feature has. Nan where the site has no direct
+    effect.
     """
+    if base.no_logit_effects(site):
+        return np.full(len(sae.W_dec), np.nan)
     parts, shared = [], min(base.d_vocab, finetuned.d_vocab)
     for directions in torch.split(sae.W_dec.detach(), BLOCK):
         effects = [lm.logit_effects(site, directions)[:, :shared].float().cpu() for lm in (base, finetuned)]
@@ -98,7 +101,7 @@ def summarise(features: pd.DataFrame) -> dict[str, float]:
         "log_error_of_silent": _mean(features.loc[silent, "log_error"]),
         "log_density_correlation": _log_density(base, finetuned),
     }
-    if "logit_similarity" in features:
+    if "logit_similarity" in features and features["logit_similarity"].notna().any():
         found["logit_similarity_mean"] = _mean(features.loc[regular, "logit_similarity"])
     return found
 

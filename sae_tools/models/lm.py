@@ -6,9 +6,11 @@ model shared by many callers never carries one caller's patch into another's pas
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sae_tools.common.errors import InputError
-from sae_tools.models.sites import Site, family_of, locate, norm_after, width
+from sae_tools.common.errors import InputError, SettingError
+from sae_tools.models.hooks import edited
+from sae_tools.models.readout import matrix, straight_way
+from sae_tools.models.sites import MODULE, Site, family_of, locate
 from sae_tools.models.sources import check_model
 
 BAR = " ┊ "
@@ -61,11 +65,17 @@ def pick_device(name: str = "auto") -> torch.device:
 class LanguageModel:
     """A causal language model and its tokenizer, in evaluation mode."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str = "model") -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str = "model", device: torch.device | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
-        self.family = family_of(self.config.model_type)
+        self.device = device or next(model.parameters()).device
+        """Where ids are taken and activations and logits are given, also of a model that is spread over several."""
+        self.family = family_of(self._whole_config.to_dict())
+        self._widths: dict[Site, int] = {}
+        self._ways: dict[Site, Callable[[Tensor], Tensor]] = {}
 
     @classmethod
     def load(
@@ -79,7 +89,6 @@ class LanguageModel:
         check_model(name)
         try:
             config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            family_of(config.model_type)
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
             model, loading = AutoModelForCausalLM.from_pretrained(
                 name,
@@ -90,7 +99,7 @@ class LanguageModel:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             problem = str(error).strip().split("\n")[0].rstrip(".")
             raise InputError(
                 f"model {name!r} cannot be loaded: {problem}; give a folder written by save_pretrained, or a Hub id."
@@ -98,19 +107,25 @@ class LanguageModel:
         if absent := sorted(loading["missing_keys"]):
             # transformers would fill it with random numbers and only log it.
             raise InputError(f"model {name!r} lacks the weight {absent[0]!r}; save it again with save_pretrained.")
+        if "past_key_values" not in inspect.signature(model.forward).parameters:
+            raise InputError(
+                f"model {name!r} is of type {config.model_type!r}, which has no attention and is not supported; "
+                "give a transformer."
+            )
         return cls(model.to(pick_device(device)), tokenizer, name)
 
     @property
     def config(self) -> Any:
+        """The configuration of the part that reads text."""
+        return self._whole_config.get_text_config()
+
+    @property
+    def _whole_config(self) -> Any:
         return self.model.config
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
     def n_layers(self) -> int:
-        return int(self.config.num_hidden_layers)
+        return int(getattr(self.config, "num_hidden_layers", 0))
 
     @property
     def d_vocab(self) -> int:
@@ -124,7 +139,7 @@ class LanguageModel:
     @property
     def unembedding(self) -> Tensor:
         """(d_vocab, d_model)"""
-        return self.model.get_output_embeddings().weight  # type: ignore[operator, no-any-return]
+        return matrix(self.model.get_output_embeddings())  # type: ignore[operator]
 
     @property
     def special_ids(self) -> list[int]:
@@ -132,12 +147,22 @@ class LanguageModel:
         return sorted(set(self.tokenizer.all_special_ids))
 
     def site(self, name: str) -> Site:
-        """The site called `name` in this model."""
-        return locate(name, self.config.model_type, self.n_layers)
+        """The site called `name` in this model.
+
+        Raises:
+            SettingError: there is none, or no activation for each token is found there.
+        """
+        modules = {path for path, _ in self.model.named_modules()}
+        site = locate(name, self._whole_config.to_dict(), self.n_layers, modules)
+        if site.kind == MODULE:
+            self.width(site)
+        return site
 
     def width(self, site: Site) -> int:
-        """Size of one activation at `site`."""
-        return width(site, self.model)
+        """Size of one activation at `site`, as one token has it."""
+        if site not in self._widths:
+            self._widths[site] = int(self.activations(self._few_ids()[:, :1], [site])[site.name].shape[-1])
+        return self._widths[site]
 
     def tokens(self, text: str) -> Tensor:
         """(1, n) ids of `text`, after the begin-of-sequence token where the tokenizer has one."""
@@ -159,19 +184,21 @@ class LanguageModel:
         found: dict[str, Tensor] = {}
 
         def keep(site: Site) -> Callable[[Tensor], Tensor]:
-            def edit(acts: Tensor) -> Tensor:
+            def look(acts: Tensor) -> Tensor:
                 found[site.name] = acts
                 if len(found) == len(sites):
                     raise _AllRead
-                return acts
+                return acts.clone()  # Falcon adds to what its MLP gives in place
 
-            return edit
+            return look
 
         with ExitStack() as hooks:
             for site in sites:
-                hooks.enter_context(_hooked(self.model, Patch(site, keep(site))))
+                hooks.enter_context(self._edited(site, keep(site), ids))
             with suppress(_AllRead):
                 self.model(ids.to(self.device), use_cache=False)
+        if absent := [site.name for site in sites if site.name not in found]:
+            raise SettingError(f"site {absent[0]!r} takes no part in a pass over text; name another module.")
         return found
 
     @torch.no_grad()
@@ -206,30 +233,57 @@ class LanguageModel:
                 where = torch.ones_like(ids, dtype=torch.bool) if patch.everywhere else self.is_text(ids)
                 if patch.new_tokens_only:
                     where[:, :-1] = False
-                hooks.enter_context(_hooked(self.model, patch, where))
+                masked = partial(_where, where, patch.edit)
+                hooks.enter_context(self._edited(patch.site, masked, ids))
             out = self.model(ids, past_key_values=cache, use_cache=True)
         return out.logits, out.past_key_values
 
     @torch.no_grad()
     def logit_effects(self, site: Site, directions: Tensor) -> Tensor:
-        """(n, d_vocab) direct effect on the logits of adding each of (n, d) directions at `site`.
+        """(n, d_vocab) direct effect on the logits of adding each of (n, d) directions at `site`, as in `readout`.
 
-        The direction's way to the residual stream (the linear map after an MLP's or the heads' activations), the
-        final norm's weights, then the unembedding: W_U · (γ ∘ d). The norm's own scaling is left out, it only
-        multiplies all of them.
+        Raises:
+            InputError: the site is not seen to have one.
         """
-        directions = directions.to(self.device, self.unembedding.dtype)
-        if site.reads_linear:
-            linear = self.model.get_submodule(site.path)
-            weight = self.model.get_parameter(f"{site.path}.weight")
-            directions = directions @ (weight.T if isinstance(linear, nn.Linear) else weight)
-            if (norm := norm_after(site, self.family)) is not None:
-                directions = directions * _gamma(self.model.get_submodule(norm), directions)
-        final_norm = self.model.get_submodule(self.family.final_norm)
-        if isinstance(final_norm, nn.LayerNorm):
-            directions = directions - directions.mean(dim=-1, keepdim=True)
-        effects: Tensor = (directions * _gamma(final_norm, directions)) @ self.unembedding.T
-        return effects
+        if site not in self._ways:
+            self._ways[site] = straight_way(
+                self.model, site, self.family, lambda: self.model(self._few_ids(), use_cache=False)
+            )
+        unembedding = self.unembedding
+        arriving = self._ways[site](directions.to(self.device, unembedding.dtype))
+        return (arriving.to(unembedding.device) @ unembedding.T).to(self.device)
+
+    def no_logit_effects(self, site: Site) -> str:
+        """Why a site has no `logit_effects`, in a sentence; nothing if it has them."""
+        try:
+            self.logit_effects(site, torch.zeros(1, self.width(site)))
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def _few_ids(self) -> Tensor:
+        return torch.arange(min(4, self.d_vocab), device=self.device)[None]
+
+    @contextmanager
+    def _edited(self, site: Site, edit: Callable[[Tensor], Tensor], ids: Tensor) -> Iterator[None]:
+        """Pass the (batch, context, d) activations of a pass over `ids`, on this model's device, through `edit`."""
+
+        def on_acts(acts: Tensor) -> Tensor:
+            flat = acts.ndim == 2 and len(acts) == ids.numel()  # OPT lays the rows of a batch end to end
+            rows = acts.reshape(*ids.shape, -1) if flat else acts
+            if rows.ndim != 3 or rows.shape[:2] != ids.shape or not rows.is_floating_point():
+                raise SettingError(
+                    f"site {site.name!r} holds {acts.dtype} of shape {tuple(acts.shape)} for {tuple(ids.shape)} "
+                    "tokens, but an activation for each token is expected; name another module."
+                )
+            return edit(rows.to(self.device)).to(acts.device).reshape(acts.shape)
+
+        with edited(self.model.get_submodule(site.path), site.side, on_acts):
+            yield
+
+
+def _where(mask: Tensor, edit: Callable[[Tensor], Tensor], acts: Tensor) -> Tensor:
+    return torch.where(mask[..., None], edit(acts), acts)
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -254,14 +308,6 @@ def shown_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return [BAR if token in special else piece for token, piece in found]
 
 
-def _gamma(norm: nn.Module, like: Tensor) -> Tensor:
-    """(d,) a norm's weights, however its family stores them (Gemma adds 1): ±1 passes its scaling unchanged."""
-    probe = torch.ones_like(like[0])
-    probe[1::2] = -1
-    gamma: Tensor = (norm(probe) - norm(torch.zeros_like(probe))) / probe
-    return gamma
-
-
 def noise(d_vocab: int, generator: torch.Generator) -> Tensor:
     """(d_vocab,) exponentially distributed numbers: what one `pick` needs of chance."""
     return torch.empty(d_vocab).exponential_(generator=generator)
@@ -275,30 +321,3 @@ def pick(logits: Tensor, temperature: float, chance: Tensor) -> Tensor:
     if temperature == 0:
         return logits.argmax(dim=-1).cpu()
     return (torch.softmax(logits.float().cpu() / temperature, dim=-1) / chance).argmax(dim=-1)
-
-
-@contextmanager
-def _hooked(model: nn.Module, patch: Patch, where: Tensor | None = None) -> Iterator[None]:
-    """Pass the activations at a site through `patch.edit` while the block lasts, at positions `where` is true."""
-
-    def edit(acts: Tensor) -> Tensor:
-        edited = patch.edit(acts)
-        return edited if where is None else torch.where(where[..., None], edited, acts)
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (edit(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
-
-    def after(_: nn.Module, __: Any, output: Any) -> Any:
-        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
-
-    module = model.get_submodule(patch.site.path)
-    if patch.site.side == "input":
-        handle = module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -23,8 +23,7 @@ class Replay:
     @torch.no_grad()
     def __init__(self, lm: LanguageModel, site: Site, ids: Tensor) -> None:
         self.lm, self.ids = lm, ids
-        first = site.layer + (site.kind == "hook_resid_post")
-        self._before = [lm.model.get_submodule(f"{lm.family.blocks}.{i}") for i in range(first)]
+        self._before = _blocks_before(lm, site)
         self._stream: Any = None
         acts: list[Tensor] = []
 
@@ -60,6 +59,14 @@ class Replay:
             yield
         finally:
             handle.remove()
+
+
+def _blocks_before(lm: LanguageModel, site: Site) -> list[nn.Module]:
+    """The blocks that end before the site; none in a family whose blocks may hand on more than the stream."""
+    if lm.family is None or site.layer is None:
+        return []
+    first = site.layer + (site.kind == "hook_resid_post")
+    return [lm.model.get_submodule(f"{lm.family.blocks}.{i}") for i in range(first)]
 
 
 @contextmanager

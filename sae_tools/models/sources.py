@@ -93,8 +93,14 @@ def check_labels(path: str) -> None:
         raise InputError(f"labels {path!r} do not exist; give a file or a folder, or set features.labels to null.")
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that is about text: a model that also sees has it apart."""
+    return config.get("text_config", config)  # type: ignore[no-any-return]
+
+
 def n_layers(config: dict[str, Any]) -> int:
     """Number of blocks, by whichever name a family's config.json gives it."""
+    config = text_config(config)
     for key in ("num_hidden_layers", "n_layer", "num_layers"):
         if key in config:
             return int(config[key])
@@ -113,8 +119,9 @@ def check_finetune(base: str, config: dict[str, Any], finetuned: str, other: dic
         InputError: another family, depth or width, or a vocabulary too small to share `least` of the base's tokens.
     """
     depths = n_layers(config), n_layers(other)
-    widths = [next((int(c[key]) for key in WIDTHS if key in c), 0) for c in (config, other)]
-    sizes = [int(c.get("vocab_size", 0)) for c in (config, other)]
+    texts = text_config(config), text_config(other)
+    widths = [next((int(c[key]) for key in WIDTHS if key in c), 0) for c in texts]
+    sizes = [int(c.get("vocab_size", 0)) for c in texts]
     facts = [
         (f"a {config.get('model_type')}", f"a {other.get('model_type')}"),
         (f"{depths[0]} layers deep", f"{depths[1]} layers deep"),
@@ -136,6 +143,7 @@ def check_context(dataset: Dataset, where: str, model: str, config: dict[str, An
     Raises:
         SettingError: naming the setting and the limit.
     """
+    config = text_config(config)
     limit = config.get("max_position_embeddings", config.get("n_positions"))
     if isinstance(limit, int) and dataset.context_size > limit:
         raise SettingError(

@@ -78,6 +78,8 @@ def shares(features: pd.DataFrame, columns: Mapping[str, str], title: str) -> go
     traces = []
     for (column, name), colour in zip(columns.items(), COLOURS, strict=False):
         values = features[column].dropna()
+        if values.empty:
+            continue
         counts, _ = np.histogram(values, bins=edges)
         traces.append(line(edges[:-1] + 0.02, counts / max(len(values), 1), name, colour))
     return chart(traces, title, "share of features", yaxis={"rangemode": "tozero"})

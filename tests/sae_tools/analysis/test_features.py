@@ -186,6 +186,16 @@ def test_without_held_out_text_no_label_has_a_score(tables: Tables) -> None:
     assert set(tables[0]["label_source"]) == {"automatic"}
 
 
+def test_a_site_without_a_straight_way_to_the_logits_has_features_without_promoted_tokens(
+    lm: LanguageModel, blocks: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = lm.site("model.layers.1.self_attn.q_proj")
+    table, _ = describe(random_sae("topk"), lm, site, blocks, CONFIG)
+    assert "not added to the residual stream" in caplog.text
+    assert {len(tokens) for column in ("top_tokens", "bottom_logits") for tokens in table[column]} == {0}
+    assert (table["label"] != "").any()
+
+
 def test_promoted_tokens_are_the_largest_and_smallest_effects(tables: Tables, sae: Any, lm: LanguageModel) -> None:
     norm = lm.model.get_submodule("model.norm").weight
     effects = ((sae.W_dec * norm) @ lm.unembedding.T).detach().numpy()

@@ -246,6 +246,17 @@ def test_logit_similarity_is_pearson_s_r_over_the_shared_vocabulary(tiny_lm: Tin
     }, rel=1e-4)  # fmt: skip
 
 
+def test_a_site_without_a_straight_way_to_the_logits_transfers_without_their_similarity(
+    tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor
+) -> None:
+    lm = tiny_lm("llama")
+    site = lm.site("model.layers.1.self_attn.q_proj")
+    found = transfer(random_sae("topk"), lm, finetuned, site, {"text": ids}, batch_size=3)
+    assert found.features["logit_similarity"].isna().all()
+    assert "logit_similarity_mean" not in found.metrics["features"]
+    assert found.features["correlation"].notna().any()
+
+
 def test_with_outliers_there_are_figures_without_them(tiny_lm: TinyLM, finetuned: LanguageModel, ids: Tensor) -> None:
     """The outlier keeps its own activation in the splice and is left out of every mean."""
     base, sae = tiny_lm("llama"), random_sae("standard")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from sae_tools.models.lm import Patch
 from sae_tools.models.replay import Replay
-from sae_tools.models.sites import FAMILIES, KINDS
-from tests.conftest import TinyLM
+from sae_tools.models.sites import KINDS
+from tests.conftest import FAMILIES, TinyLM
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sae_tools.common.settings import Dataset, Evaluate, Features, Harvest, Models, Pretrained, Recipe, Transfer
 
@@ -34,53 +33,27 @@ WRITTEN = 1.9
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a model that decide what it costs."""
+    """The numbers of a model, read at a site, that decide what it costs; `models.shape` finds them."""
 
-    n_layers: int
-    d_model: int
-    d_mlp: int
-    d_heads: int
-    """Width of all heads' outputs side by side."""
+    parameters: int
+    blocks: tuple[int, ...]
+    """Parameters of each block."""
     d_vocab: int
-    block: int
-    """Parameters of one block."""
-    around: int
-    """Parameters outside the blocks."""
+    d_model: int
+    d_in: int
+    """Width of activations at the site."""
+    n_blocks: int
+    """Blocks that run until the site is read."""
 
     @property
-    def parameters(self) -> int:
-        return self.n_layers * self.block + self.around
+    def to_site(self) -> int:
+        """Operations for one token until the site is read."""
+        return 2 * sum(self.blocks[: self.n_blocks])
 
-    def width(self, kind: str) -> int:
-        """d_in at sites of a kind such as `hook_resid_post`."""
-        return {"mlp.hook_post": self.d_mlp, "attn.hook_z": self.d_heads}.get(kind, self.d_model)
-
-    def forward(self, n_blocks: int | None = None) -> int:
-        """Operations for one token through the first blocks, or, if none are named, to its logits."""
-        if n_blocks is None:
-            return 2 * (self.n_layers * self.block + self.d_model * self.d_vocab)
-        return 2 * n_blocks * self.block
-
-
-def shape(config: Mapping[str, Any]) -> Shape:
-    """Of a model by its config.json: GPT-2, GPT-NeoX, or one of Llama's kind (Llama, Mistral, Gemma, Gemma 2)."""
-    kind, vocab = config["model_type"], config["vocab_size"]
-    if kind in ("gpt2", "gpt_neox"):
-        d, n = (config["n_embd"], config["n_layer"]) if kind == "gpt2" else _size(config)
-        mlp = config.get("n_inner") or config.get("intermediate_size") or 4 * d
-        block = 4 * d * d + 2 * d * mlp + 9 * d + mlp  # every linear map with its bias, and two norms
-        around = (vocab + config["n_positions"]) * d if kind == "gpt2" else 2 * vocab * d
-        return Shape(n, d, mlp, d, vocab, block, around + 2 * d)
-    (d, n), heads, mlp = _size(config), config["num_attention_heads"], config["intermediate_size"]
-    size = config.get("head_dim") or d // heads
-    d_heads, d_keys = heads * size, (config.get("num_key_value_heads") or heads) * size
-    block = 2 * d * (d_heads + d_keys) + 3 * d * mlp + (4 if kind == "gemma2" else 2) * d
-    tied = config.get("tie_word_embeddings", kind.startswith("gemma"))
-    return Shape(n, d, mlp, d_heads, vocab, block, (1 if tied else 2) * vocab * d + d)
-
-
-def _size(config: Mapping[str, Any]) -> tuple[int, int]:
-    return config["hidden_size"], config["num_hidden_layers"]
+    @property
+    def to_logits(self) -> int:
+        """Operations for one token in a whole pass."""
+        return 2 * (sum(self.blocks) + self.d_model * self.d_vocab)
 
 
 @dataclass(frozen=True)
@@ -90,23 +63,12 @@ class Run:
     shape: Shape
     models: Models
     dataset: Dataset
-    layer: int
-    kind: str
     harvest: Harvest
     saes: Mapping[str, Recipe | Pretrained]
     d_sae: Mapping[str, int]
     evaluate: Evaluate
     transfer: Transfer
     features: Features
-
-    @property
-    def d_in(self) -> int:
-        return self.shape.width(self.kind)
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks that run until the site is read."""
-        return self.layer + (self.kind != "hook_resid_pre")
 
     @property
     def n_models(self) -> int:
@@ -120,10 +82,10 @@ class Run:
 
 def operations(run: Run, dense: Collection[str] = ()) -> dict[str, tuple[int, int]]:
     """By stage, over all SAEs: operations in the model and in SAEs; many latents of those named `dense` fire."""
-    whole, encode = run.shape.forward(), {name: 2 * run.d_in * size for name, size in run.d_sae.items()}
+    whole, encode = run.shape.to_logits, {name: 2 * run.shape.d_in * size for name, size in run.d_sae.items()}
     held_out, described = run.dataset.held_out_tokens, min(run.features.n_tokens, run.dataset.n_tokens)
     texts = [held_out, *([run.transfer.dataset.held_out_tokens] if run.transfer.dataset else [])]
-    found = {"harvest": (run.dataset.n_tokens * run.shape.forward(run.n_blocks), 0)}
+    found = {"harvest": (run.dataset.n_tokens * run.shape.to_site, 0)}
     for name, recipe in run.saes.items():
         rows = recipe.training_tokens * recipe.seeds if isinstance(recipe, Recipe) else 0
         seen = min(run.evaluate.n_tokens, held_out)
@@ -134,7 +96,7 @@ def operations(run: Run, dense: Collection[str] = ()) -> dict[str, tuple[int, in
             "train": (0, (5 if name in dense else 2) * rows * encode[name]),
             "evaluate": (PASSES * seen * whole, 2 * seen * encode[name]),
             "transfer": (PAIR_PASSES * paired * whole, 2 * 2 * 2 * paired * encode[name]),
-            "features": (described * run.shape.forward(run.n_blocks) + tried * whole, described * encode[name]),
+            "features": (described * run.shape.to_site + tried * whole, described * encode[name]),
         }
         for stage, (model, sae) in stages.items():
             before = found.get(stage, (0, 0))
@@ -154,15 +116,15 @@ def hours(run: Run, rates: Mapping[str, float], dense: Collection[str] = ()) -> 
 def memory(run: Run) -> dict[str, int]:
     """Bytes by stage, at its peak: weights, and what a batch makes of them."""
     weights, size = run.shape.parameters * BYTES[run.models.dtype], max(run.d_sae.values())
-    trained = [2 * run.d_in * r.d_sae * r.seeds for r in run.saes.values() if isinstance(r, Recipe)]
-    sae = 2 * run.d_in * size * 4
+    trained = [2 * run.shape.d_in * r.d_sae * r.seeds for r in run.saes.values() if isinstance(r, Recipe)]
+    sae = 2 * run.shape.d_in * size * 4
 
     def logits(n_blocks: int) -> int:
         """Of one batch, and as probabilities, in float32."""
         return 2 * 4 * n_blocks * run.dataset.context_size * run.shape.d_vocab
 
     found = {
-        "harvest": weights + run.harvest.shard_rows * run.d_in * BYTES[run.harvest.dtype],
+        "harvest": weights + run.harvest.shard_rows * run.shape.d_in * BYTES[run.harvest.dtype],
         "train": 16 * max(trained, default=0),
         "evaluate": weights + sae + logits(run.evaluate.batch_size),
         "features": weights + sae + 2 * 4 * 32 * PUSHED * run.shape.d_vocab,
@@ -174,8 +136,8 @@ def memory(run: Run) -> dict[str, int]:
 
 def disk(run: Run) -> dict[str, int]:
     """Bytes that are fetched, in the precision of `models.dtype`, and bytes of activations that are kept."""
-    fetched = sum(2 * run.d_in * run.d_sae[n] * 4 for n, r in run.saes.items() if isinstance(r, Pretrained))
+    fetched = sum(2 * run.shape.d_in * run.d_sae[n] * 4 for n, r in run.saes.items() if isinstance(r, Pretrained))
     return {
         "fetched": run.n_models * run.shape.parameters * BYTES[run.models.dtype] + fetched,
-        "activations": run.n_rows * run.d_in * BYTES[run.harvest.dtype],
+        "activations": run.n_rows * run.shape.d_in * BYTES[run.harvest.dtype],
     }

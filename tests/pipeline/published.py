@@ -92,7 +92,7 @@ _OLD = {
     "expansion_factor": 8, "train_batch_size": 4096, "normalize_activations": "none",
 }  # fmt: skip
 GELU_1L: dict[str, int] = {
-    "n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_heads": 8, "d_head": 64, "n_ctx": 1024, "d_vocab": 48262,
+    "n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_ctx": 1024, "d_vocab": 48262,
 }  # fmt: skip
 """TransformerLens' configuration; every linear map has a bias, and the unembedding is a matrix of its own."""
 SAES: dict[str, dict[str, Any]] = {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from transformers import AutoConfig
+
 from pipeline.params import Params, load
 from sae_tools.common import costs
 from sae_tools.common.settings import Recipe
+from sae_tools.models.shape import shape_of
 from tests.conftest import REPO
 from tests.pipeline.published import GELU_1L, MODELS, SAES
 from tests.pipeline.test_presets import PRESETS, get_pretrained_saes_directory
@@ -17,17 +20,17 @@ DENSE = {"gelu-1l": ["standard"]}
 """SAEs of which many latents fire on a token, to the end."""
 
 
-def shape(model: str) -> costs.Shape:
+def shape(model: str, site: str) -> costs.Shape:
     if model in MODELS:
-        return costs.shape(MODELS[model].config)
+        kind = dict(MODELS[model].config)
+        return shape_of(AutoConfig.for_model(kind.pop("model_type"), **kind), site)
     d, mlp, vocab = GELU_1L["d_model"], GELU_1L["d_mlp"], GELU_1L["d_vocab"]
-    block = 4 * d * d + 2 * d * mlp + 9 * d + mlp
+    block = 4 * d * d + 2 * d * mlp + 9 * d + mlp  # every linear map with its bias, and two norms
     around = (2 * vocab + GELU_1L["n_ctx"]) * d + vocab + 2 * d
-    return costs.Shape(1, d, mlp, GELU_1L["n_heads"] * GELU_1L["d_head"], vocab, block, around)
+    return costs.Shape(block + around, (block,), vocab, d, mlp, 1)
 
 
 def counted(params: Params) -> costs.Run:
-    _, layer, kind = params.site.split(".", 2)
     directory, sizes = get_pretrained_saes_directory(), {}
     for name, recipe in params.saes.items():
         if isinstance(recipe, Recipe):
@@ -36,7 +39,7 @@ def counted(params: Params) -> costs.Run:
             about = directory[recipe.release]
             sizes[name] = SAES[f"{about.repo_id}/{about.saes_map[recipe.sae_id]}"]["d_sae"]
     return costs.Run(
-        shape(params.language_model.base), params.language_model, params.dataset, int(layer), kind, params.harvest,
+        shape(params.language_model.base, params.site), params.language_model, params.dataset, params.harvest,
         params.saes, sizes, params.evaluate, params.transfer, params.features,
     )  # fmt: skip
 

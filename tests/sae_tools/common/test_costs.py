@@ -1,4 +1,4 @@
-"""Costs by counting, held to models' published sizes and to sums done by hand."""
+"""Costs by counting, held to sums done by hand for GPT-2 small."""
 
 from __future__ import annotations
 
@@ -9,38 +9,19 @@ import pytest
 
 from sae_tools.common import costs
 from sae_tools.common.settings import Dataset, Evaluate, Features, Harvest, Models, Pretrained, Recipe, Transfer
-from tests.pipeline.published import MODELS
 
-PARAMETERS = {
-    "openai-community/gpt2": 124_439_808,
-    "EleutherAI/pythia-70m-deduped": 70_426_624,
-    "google/gemma-2b": 2_506_172_416,
-    "google/gemma-2-2b": 2_614_341_888,
-    "meta-llama/Llama-2-7b-chat-hf": 6_738_415_616,
-    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
-}
-"""As the models' makers and Hugging Face's `num_parameters` give them."""
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_are_the_published_ones(name: str) -> None:
-    assert costs.shape(MODELS[name].config).parameters == PARAMETERS[name]
-
-
-def test_a_shape_knows_the_widths_of_sites() -> None:
-    gemma = costs.shape(MODELS["google/gemma-2-2b"].config)
-    widths = {kind: gemma.width(kind) for kind in ("hook_resid_pre", "hook_mlp_out", "mlp.hook_post", "attn.hook_z")}
-    assert widths == {"hook_resid_pre": 2304, "hook_mlp_out": 2304, "mlp.hook_post": 9216, "attn.hook_z": 2048}
+BLOCK = 7_087_872
+"""Parameters of a block of GPT-2 small: 12 · 768² + 13 · 768."""
+LOGITS = 768 * 50_257
+GPT2 = costs.Shape(124_439_808, (BLOCK,) * 12, d_vocab=50_257, d_model=768, d_in=768, n_blocks=6)
 
 
 def run(**changes: Any) -> costs.Run:
     """An SAE of 24,576 latents after block 5 of GPT-2 small, on a million tokens of 128."""
     whole: dict[str, Any] = {
-        "shape": costs.shape(MODELS["openai-community/gpt2"].config),
+        "shape": GPT2,
         "models": Models("openai-community/gpt2"),
         "dataset": Dataset("text.txt", n_tokens=1_000_000, held_out_tokens=10_000),
-        "layer": 5,
-        "kind": "hook_resid_post",
         "harvest": Harvest(shard_rows=100_000),
         "saes": {"topk": Recipe("topk", d_sae=24_576, training_tokens=2_000_000, seeds=3)},
         "d_sae": {"topk": 24_576},
@@ -49,11 +30,6 @@ def run(**changes: Any) -> costs.Run:
         "features": Features(n_tokens=300_000, n_gained=1000, n_calibrated=0),
     }
     return costs.Run(**(whole | changes))
-
-
-BLOCK = 7_087_872
-"""Parameters of a block of GPT-2 small: 12 · 768² + 13 · 768."""
-LOGITS = 768 * 50_257
 
 
 def test_operations_by_hand() -> None:
@@ -65,10 +41,6 @@ def test_operations_by_hand() -> None:
     assert found["features"] == (300_000 * 2 * 6 * BLOCK + pushes, 300_000 * 2 * 768 * 24_576)
     assert found["transfer"] == (0, 0)
     assert costs.operations(run(), dense=["topk"])["train"] == (0, 10 * 768 * 24_576 * 2_000_000 * 3)
-
-
-def test_what_a_site_is_given_needs_one_block_less() -> None:
-    assert costs.operations(run(kind="hook_resid_pre"))["harvest"][0] == 1_000_000 * 2 * 5 * BLOCK
 
 
 def test_a_finetuned_model_is_read_beside_the_base() -> None:

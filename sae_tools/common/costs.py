@@ -21,12 +21,10 @@ RATES: dict[str, dict[str, float]] = {
     "one GPU": {"float32": 1e13, "bfloat16": 1e14, "float16": 1e14, "sae": 5e13},
 }
 """Operations a second in the model, by its precision, and in SAEs: as in `benchmarks`; a third of an A100's peak."""
-PASSES = 4
-"""Of `evaluate`: the model as it is, with the SAE, with zeros, with the mean."""
-PAIR_PASSES = 2 * (2 + 2 * PASSES)
-"""Of `transfer` on each text: both models are aligned and evaluated, with and without outliers."""
 PUSHED = 48
 """Tokens on which the push of one feature is tried."""
+TOGETHER = 32
+"""Features that are tried in one pass; their probabilities are in float32."""
 WRITTEN = 1.9
 """Texts that calibration writes for a feature and a prompt."""
 
@@ -44,6 +42,8 @@ class Shape:
     """Width of activations at the site."""
     n_blocks: int
     """Blocks that run until the site is read."""
+    is_stream: bool
+    """Whether the site is the whole residual stream."""
 
     @property
     def to_site(self) -> int:
@@ -54,6 +54,19 @@ class Shape:
     def to_logits(self) -> int:
         """Operations for one token in a whole pass."""
         return 2 * (sum(self.blocks) + self.d_model * self.d_vocab)
+
+    @property
+    def again(self) -> int:
+        """Operations for one token from the site on."""
+        return self.to_logits - self.to_site
+
+    @property
+    def evaluated(self) -> int:
+        """Operations for one token that `evaluate` reads: as it is, and again with the SAE, with zeros and the mean.
+
+        What follows those two is the same for every token, where they are the whole stream.
+        """
+        return self.to_logits + (1 if self.is_stream else 3) * self.again
 
 
 @dataclass(frozen=True)
@@ -82,21 +95,25 @@ class Run:
 
 def operations(run: Run, dense: Collection[str] = ()) -> dict[str, tuple[int, int]]:
     """By stage, over all SAEs: operations in the model and in SAEs; many latents of those named `dense` fire."""
-    whole, encode = run.shape.to_logits, {name: 2 * run.shape.d_in * size for name, size in run.d_sae.items()}
+    shape, encode = run.shape, {name: 2 * run.shape.d_in * size for name, size in run.d_sae.items()}
     held_out, described = run.dataset.held_out_tokens, min(run.features.n_tokens, run.dataset.n_tokens)
     texts = [held_out, *([run.transfer.dataset.held_out_tokens] if run.transfer.dataset else [])]
-    found = {"harvest": (run.dataset.n_tokens * run.shape.to_site, 0)}
+    found = {"harvest": (run.dataset.n_tokens * shape.to_site, 0)}
     for name, recipe in run.saes.items():
         rows = recipe.training_tokens * recipe.seeds if isinstance(recipe, Recipe) else 0
         seen = min(run.evaluate.n_tokens, held_out)
         paired = sum(min(run.transfer.n_tokens, text) for text in texts) if run.n_models == 2 else 0
-        written = WRITTEN * run.features.n_calibrated * len(run.features.prompts) * run.features.new_tokens
-        tried = PUSHED * min(run.features.n_gained, run.d_sae[name]) + int(written)
+        tried = PUSHED * min(run.features.n_gained, run.d_sae[name])
+        written = int(WRITTEN * run.features.n_calibrated * len(run.features.prompts) * run.features.new_tokens)
         stages = {
             "train": (0, (5 if name in dense else 2) * rows * encode[name]),
-            "evaluate": (PASSES * seen * whole, 2 * seen * encode[name]),
-            "transfer": (PAIR_PASSES * paired * whole, 2 * 2 * 2 * paired * encode[name]),
-            "features": (described * run.shape.to_site + tried * whole, described * encode[name]),
+            "evaluate": (seen * shape.evaluated, 2 * seen * encode[name]),
+            # Both models, with and without outliers.
+            "transfer": (2 * paired * (shape.to_site + 2 * shape.evaluated), 2 * 2 * 2 * paired * encode[name]),
+            "features": (
+                described * shape.to_site + tried * shape.again + written * shape.to_logits,
+                described * encode[name],
+            ),
         }
         for stage, (model, sae) in stages.items():
             before = found.get(stage, (0, 0))
@@ -116,22 +133,29 @@ def hours(run: Run, rates: Mapping[str, float], dense: Collection[str] = ()) -> 
 def memory(run: Run) -> dict[str, int]:
     """Bytes by stage, at its peak: weights, and what a batch makes of them."""
     weights, size = run.shape.parameters * BYTES[run.models.dtype], max(run.d_sae.values())
-    trained = [2 * run.shape.d_in * r.d_sae * r.seeds for r in run.saes.values() if isinstance(r, Recipe)]
     sae = 2 * run.shape.d_in * size * 4
+    recipes = [recipe for recipe in run.saes.values() if isinstance(recipe, Recipe)]
 
-    def logits(n_blocks: int) -> int:
-        """Of one batch, and as probabilities, in float32."""
-        return 2 * 4 * n_blocks * run.dataset.context_size * run.shape.d_vocab
+    def batch(n_blocks: int) -> int:
+        """Its logits as they are and with the SAE, off the stream also with zeros and the mean; its latents, twice."""
+        passes = 2 if run.shape.is_stream else 4
+        each = passes * run.shape.d_vocab * BYTES[run.models.dtype] + 2 * 4 * size
+        return n_blocks * run.dataset.context_size * each
 
     found = {
         "harvest": weights + run.harvest.shard_rows * run.shape.d_in * BYTES[run.harvest.dtype],
-        "train": 16 * max(trained, default=0),
-        "evaluate": weights + sae + logits(run.evaluate.batch_size),
-        "features": weights + sae + 2 * 4 * 32 * PUSHED * run.shape.d_vocab,
+        "train": max((_in_training(recipe, run.shape.d_in) for recipe in recipes), default=0),
+        "evaluate": weights + sae + batch(run.evaluate.batch_size),
+        "features": weights + sae + 2 * 4 * TOGETHER * PUSHED * run.shape.d_vocab,
     }
     if run.n_models == 2:
-        found["transfer"] = 2 * weights + sae + logits(run.transfer.batch_size)
+        found["transfer"] = 2 * weights + sae + batch(run.transfer.batch_size)
     return found
+
+
+def _in_training(recipe: Recipe, d_in: int) -> int:
+    """Bytes of weights, gradients and moments of all its SAEs, and of one's latents in a batch, twice."""
+    return 16 * 2 * d_in * recipe.d_sae * recipe.seeds + 2 * 4 * recipe.batch_size * recipe.d_sae
 
 
 def disk(run: Run) -> dict[str, int]:

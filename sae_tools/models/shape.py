@@ -32,6 +32,7 @@ def shape_of(config: Any, site_name: str) -> Shape:
         d_model=d_model,
         d_in=_width(model.get_submodule(site.path), site.side, d_model),
         n_blocks=last + (site.kind != "hook_resid_pre"),
+        is_stream=site.is_stream,
     )
 
 

@@ -27,7 +27,7 @@ def shape(model: str, site: str) -> costs.Shape:
     d, mlp, vocab = GELU_1L["d_model"], GELU_1L["d_mlp"], GELU_1L["d_vocab"]
     block = 4 * d * d + 2 * d * mlp + 9 * d + mlp  # every linear map with its bias, and two norms
     around = (2 * vocab + GELU_1L["n_ctx"]) * d + vocab + 2 * d
-    return costs.Shape(block + around, (block,), vocab, d, mlp, 1)
+    return costs.Shape(block + around, (block,), vocab, d, d_in=mlp, n_blocks=1, is_stream=False)
 
 
 def counted(params: Params) -> costs.Run:

@@ -13,7 +13,7 @@ from sae_tools.common.settings import Dataset, Evaluate, Features, Harvest, Mode
 BLOCK = 7_087_872
 """Parameters of a block of GPT-2 small: 12 · 768² + 13 · 768."""
 LOGITS = 768 * 50_257
-GPT2 = costs.Shape(124_439_808, (BLOCK,) * 12, d_vocab=50_257, d_model=768, d_in=768, n_blocks=6)
+GPT2 = costs.Shape(124_439_808, (BLOCK,) * 12, d_vocab=50_257, d_model=768, d_in=768, n_blocks=6, is_stream=True)
 
 
 def run(**changes: Any) -> costs.Run:
@@ -36,29 +36,37 @@ def test_operations_by_hand() -> None:
     found = costs.operations(run())
     assert found["harvest"] == (1_000_000 * 2 * 6 * BLOCK, 0)
     assert found["train"] == (0, 4 * 768 * 24_576 * 2_000_000 * 3)
-    assert found["evaluate"] == (4 * 10_000 * 2 * (12 * BLOCK + LOGITS), 2 * 10_000 * 2 * 768 * 24_576)
-    pushes = 1000 * 48 * 2 * (12 * BLOCK + LOGITS)
+    whole, later = 2 * (12 * BLOCK + LOGITS), 2 * (6 * BLOCK + LOGITS)
+    assert found["evaluate"] == (10_000 * (whole + later), 2 * 10_000 * 2 * 768 * 24_576)
+    pushes = 1000 * 48 * later
     assert found["features"] == (300_000 * 2 * 6 * BLOCK + pushes, 300_000 * 2 * 768 * 24_576)
     assert found["transfer"] == (0, 0)
     assert costs.operations(run(), dense=["topk"])["train"] == (0, 10 * 768 * 24_576 * 2_000_000 * 3)
+
+
+def test_off_the_stream_ablations_are_passes_of_their_own() -> None:
+    found = run(shape=dataclasses.replace(GPT2, is_stream=False))
+    whole, later = 2 * (12 * BLOCK + LOGITS), 2 * (6 * BLOCK + LOGITS)
+    assert costs.operations(found)["evaluate"][0] == 10_000 * (whole + 3 * later)
 
 
 def test_a_finetuned_model_is_read_beside_the_base() -> None:
     pair = Models("openai-community/gpt2", finetuned="x/y")
     second = Dataset("x/z", n_tokens=0, held_out_tokens=20_000)
     found = costs.operations(run(models=pair, transfer=Transfer(n_tokens=8_000, dataset=second)))
-    assert found["transfer"][0] == 20 * (8_000 + 8_000) * 2 * (12 * BLOCK + LOGITS)
+    once = 2 * 6 * BLOCK + 2 * (2 * (12 * BLOCK + LOGITS) + 2 * (6 * BLOCK + LOGITS))
+    assert found["transfer"][0] == 2 * (8_000 + 8_000) * once
     assert costs.disk(run(models=pair))["fetched"] == 2 * costs.disk(run())["fetched"]
     assert costs.memory(run(models=pair))["transfer"] > costs.memory(run())["evaluate"]
 
 
 def test_memory_and_disk_by_hand() -> None:
     weights, sae = 124_439_808 * 4, 2 * 768 * 24_576
-    logits = 2 * 4 * 16 * 128 * 50_257
+    logits, latents = 2 * 16 * 128 * 50_257 * 4, 2 * 4 * 16 * 128 * 24_576
     assert costs.memory(run()) == {
         "harvest": weights + 100_000 * 768 * 2,
-        "train": 16 * sae * 3,
-        "evaluate": weights + sae * 4 + logits,
+        "train": 16 * sae * 3 + 2 * 4 * 4096 * 24_576,
+        "evaluate": weights + sae * 4 + logits + latents,
         "features": weights + sae * 4 + 2 * 4 * 32 * 48 * 50_257,
     }
     assert costs.disk(run()) == {"fetched": weights, "activations": 1_000_000 * 768 * 2}

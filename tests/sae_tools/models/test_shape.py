@@ -50,6 +50,6 @@ def test_a_shape_is_that_of_the_model_when_it_is_loaded(tiny_lm: TinyLM, family:
     for name in names:
         site = lm.site(f"blocks.1.{name}")
         found = shape_of(lm.model.config, site.name)
-        assert found.d_in == lm.width(site)
+        assert (found.d_in, found.is_stream) == (lm.width(site), name == "hook_resid_pre")
         assert found.parameters == sum(weight.numel() for weight in lm.model.parameters())
         assert (len(found.blocks), found.d_vocab, found.d_model) == (lm.n_layers, lm.d_vocab, lm.config.hidden_size)

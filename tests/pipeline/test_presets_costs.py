@@ -13,7 +13,7 @@ from tests.pipeline.published import GELU_1L, MODELS, SAES
 from tests.pipeline.test_presets import PRESETS, get_pretrained_saes_directory
 
 HEAD = (
-    "| preset | model | precision | memory | to fetch | activations on disk | on two cores | on one GPU |\n"
+    "| preset | model | precision | memory | to fetch | activations on disk | two cores, at least | one GPU, at least |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 DENSE = {"gelu-1l": ["standard"]}

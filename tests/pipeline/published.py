@@ -91,10 +91,13 @@ _OLD = {
     "prepend_bos": True, "dtype": "torch.float32", "device": "cuda", "seed": 42, "l1_coefficient": 8e-05, "lr": 0.0004,
     "expansion_factor": 8, "train_batch_size": 4096, "normalize_activations": "none",
 }  # fmt: skip
-GELU_1L: dict[str, int] = {
-    "n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_ctx": 1024, "d_vocab": 48262,
+GELU_1L: dict[str, Any] = {
+    "n_layers": 1, "d_model": 512, "d_mlp": 2048, "n_heads": 8, "d_head": 64, "n_ctx": 1024, "d_vocab": 48262,
+    "act_fn": "gelu", "attn_only": False, "normalization": "LN", "shortformer_pos": False,
+    "tokenizer_name": "NeelNanda/gpt-neox-tokenizer-digits",
 }  # fmt: skip
-"""TransformerLens' configuration; every linear map has a bias, and the unembedding is a matrix of its own."""
+"""The config.json of NeelNanda/GELU_1L512W_C4_Code, which TransformerLens calls gelu-1l."""
+
 SAES: dict[str, dict[str, Any]] = {
     "jbloom/GPT2-Small-SAEs-Reformatted/blocks.6.hook_resid_pre": _OLD | {
         "model_name": "gpt2-small", "hook_point": "blocks.6.hook_resid_pre", "hook_point_layer": 6,

@@ -6,6 +6,7 @@ A pinned revision is a folder of its own beside an empty `main`: a preset that f
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from tests.pipeline.published import DATASETS, MODELS, SAES, Model
+from tests.pipeline.published import DATASETS, GELU_1L, MODELS, SAES, Model
 
 D_SAE = 96
 SIZES: dict[str, int] = {
@@ -56,6 +57,23 @@ def put_model(hub: Path, name: str, revision: str | None, n_layers: int, texts: 
 def _stir(model: torch.nn.Module, by: float) -> None:
     for weight in model.parameters():
         weight += by * torch.randn_like(weight)
+
+
+def put_gelu_1l(hub: Path, revision: str | None, texts: list[str]) -> None:
+    """Write a random model as TransformerLens' own are published: its state as a pickle of tensors."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    tokenizer = _tokenizer(Model({}, "GPTNeoXTokenizer"), texts)
+    tokenizer.save_pretrained(_at(hub / GELU_1L["tokenizer_name"], None))
+    sizes = {"d_model": 32, "d_mlp": 48, "n_heads": 4, "d_head": 8, "n_ctx": 128, "d_vocab": len(tokenizer)}
+    folder = _at(hub / "NeelNanda/GELU_1L512W_C4_Code", revision)
+    (folder / "config.json").write_text(json.dumps(GELU_1L | sizes))
+    config = HookedTransformerConfig(n_layers=1, act_fn="gelu", normalization_type="LN", seed=0, device="cpu", **sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(config)
+    _stir(model, 0.1)
+    torch.save(model.state_dict(), folder / "model_final.pth")
 
 
 def _config(published: Model, n_layers: int, n_tokens: int) -> Any:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from tests.conftest import ASSETS, REPO, run_pipeline
 from tests.hub import environment, hub
 from tests.pipeline.published import MODELS, SAES
-from tests.pipeline.substitutes import D_SAE, put_dataset, put_model, put_sae, sae_weights
+from tests.pipeline.substitutes import D_SAE, put_dataset, put_gelu_1l, put_model, put_sae, sae_weights
 
 Values = dict[str, Any]
 Run = Callable[[Values], tuple[Path, Values]]
@@ -65,7 +65,10 @@ def serve(folder: Path, values: Values) -> None:
     stories = pd.read_parquet(ASSETS / "stories.parquet")["text"][:400].tolist()
     plays = pd.read_parquet(ASSETS / "shakespeare.parquet")["text"][:100].tolist()
     n_layers = int(values["site"].split(".")[1]) + 2
-    put_model(folder, models["base"], models["revision"], n_layers, stories[:40])
+    if models["base"] == "transformer-lens:gelu-1l":
+        put_gelu_1l(folder, models["revision"], stories[:40])
+    else:
+        put_model(folder, models["base"], models["revision"], n_layers, stories[:40])
     if models["finetuned"]:
         own = plays if MODELS[models["finetuned"]].first else stories[:40]
         put_model(folder, models["finetuned"], models["finetuned_revision"], n_layers, own)
@@ -136,7 +139,7 @@ def test_a_preset_goes_from_an_empty_cache_to_the_page(run: Run, preset: str) ->
         assert all(map(math.isfinite, (figures["explained_variance"], figures["l0"], figures["ce_loss_with_sae"])))
         about = found(place, "artifacts/saes", name, "cfg.json")
         assert about["metadata"]["hook_name"] == values["site"]
-        assert (about["d_in"], about["d_sae"]) == (32, D_SAE)
+        assert (about["d_in"], about["d_sae"]) == (48 if values["site"].endswith("mlp.hook_post") else 32, D_SAE)
         assert page[name]["fires"] > 0
         assert page[name]["dtype"] == f"torch.{models['dtype']}"
         assert (page[name]["finetuned"] is None) == (models["finetuned"] is None)
@@ -213,7 +216,7 @@ def test_what_comes_from_the_hub_is_pinned_or_says_that_it_is_not(preset: str) -
     values = read(preset)
     models, texts = values["language_model"], [values["dataset"], values["transfer"].get("dataset")]
     named = [models["base"], models["finetuned"], *(text["path"] for text in texts if text)]
-    assert len(revisions) == len([name for name in named if name and ":" not in name])
+    assert len(revisions) == len([name for name in named if name])
     for line in revisions:
         assert re.search(r": [0-9a-f]{40}$|: null +# not pinned: put the commit you use here$", line), line
 

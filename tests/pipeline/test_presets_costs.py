@@ -13,8 +13,8 @@ from tests.pipeline.published import GELU_1L, MODELS, SAES
 from tests.pipeline.test_presets import PRESETS, get_pretrained_saes_directory
 
 HEAD = (
-    "| preset | model | precision | memory | to fetch | activations on disk | two cores, at least | one GPU, at least |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| preset | model | precision | memory | to fetch | activations on disk | two cores, at least | one GPU, at least |"
+    "\n|---|---|---|---|---|---|---|---|\n"
 )
 DENSE = {"gelu-1l": ["standard"]}
 """SAEs of which many latents fire on a token, to the end."""

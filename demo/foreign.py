@@ -19,7 +19,8 @@ from sae_tools.common.artifacts import new_folder, verify, write_json
 from sae_tools.common.errors import ArtifactError, InputError, SettingError
 from sae_tools.common.settings import Dataset, Features
 from sae_tools.models.sites import KINDS
-from sae_tools.models.sources import check_dataset, check_model, check_sae
+from sae_tools.models.sources import check_model, check_sae
+from sae_tools.models.texts import check_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -120,10 +121,11 @@ class Foreign:
         return saes.as_trained(sae).to(lm.device), lm, site
 
     def _ids(self, lm: LanguageModel, trained_on: int | None) -> Tensor:
-        from sae_tools.models.corpus import first_blocks, read_texts
+        from sae_tools.models.corpus import first_blocks
+        from sae_tools.models.reading import read_documents
 
         size = min(CONTEXT, lm.context_size, trained_on or CONTEXT)
-        texts = read_texts(Dataset(str(self.text), n_tokens=0, held_out_tokens=0))
+        texts = read_documents(Dataset(str(self.text), n_tokens=0, held_out_tokens=0))
         return first_blocks(texts, lm.tokenizer, size, N_TOKENS, f"text {str(self.text)!r}")
 
     def _make(self, kept: Path, sae: Any, lm: LanguageModel, site: Site, ids: Tensor, config: Features) -> None:

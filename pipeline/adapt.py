@@ -119,7 +119,7 @@ def held_out(params: Params, lm: LanguageModel) -> tuple[str, Tensor]:
     if config.dataset is None:
         return "base_text", Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)
     d_vocab = AutoConfig.from_pretrained(models.base, revision=models.revision, trust_remote_code=False).vocab_size
-    own = own_tokens(config.dataset, lm.tokenizer, lm.name, d_vocab)
+    own = own_tokens(dataclasses.replace(config.dataset, n_tokens=0), lm.tokenizer, lm.name, d_vocab)
     return "finetuned_text", own.first_held_out(config.n_tokens)
 
 

@@ -28,10 +28,14 @@ def _harvest(params: Params) -> None:
     from sae_tools.activations.harvest import harvest, n_bytes, summary
     from sae_tools.common.artifacts import commit, require_space, workspace
     from sae_tools.common.distributed import barrier, rank, world
-    from sae_tools.models.corpus import Tokens, trained_positions
+    from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.positions import Positions
+    from sae_tools.models.reading import check_readable
 
     models = params.language_model
+    if rank() == 0:
+        check_readable(params.dataset)
     lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     if rank() == 0:
         _check_finetune(params, lm)
@@ -39,7 +43,7 @@ def _harvest(params: Params) -> None:
     barrier()
     tokens = Tokens.load(paths.TOKENS)
     site = lm.site(params.site)
-    wanted = trained_positions(params.dataset, lm.is_text(tokens.train))
+    wanted = Positions(params.dataset, tokens, lm.is_text)
     with workspace(paths.ACTIVATIONS, _identity(params), exclusive=rank() == 0) as folder:
         if rank() == 0:
             require_space(folder, n_bytes(lm, wanted, [site], params.harvest), "harvest")
@@ -66,16 +70,16 @@ def _check_finetune(params: Params, lm: Any) -> None:
 
 
 def _tokenize(params: Params, lm: Any) -> None:
-    from sae_tools.common.artifacts import new_folder
-    from sae_tools.models.corpus import tokenize
+    from sae_tools.common.artifacts import new_folder, require_space
+    from sae_tools.models.corpus import n_bytes, tokenize_to
     from sae_tools.models.sources import check_context
 
     dataset = params.dataset
     check_context(dataset, "dataset", lm.name, lm.config.to_dict())
-    tokens = tokenize(dataset, lm.tokenizer)
+    require_space(paths.TOKENS, n_bytes(dataset), "the text as token ids")
     about = {"dataset": dataset.path, "model": lm.name, "special_ids": lm.special_ids}
     with new_folder(paths.TOKENS, about) as folder:
-        tokens.save(folder)
+        tokenize_to(folder, dataset, lm.tokenizer)
 
 
 def _identity(params: Params) -> dict[str, Any]:

@@ -35,11 +35,14 @@ def main(params: Params) -> None:
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import LanguageModel
     from sae_tools.models.pair import check_pair, own_tokens
+    from sae_tools.models.reading import check_readable
     from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
     assert models.finetuned is not None
     check(paths.TOKENS)
+    if config.dataset is not None:
+        check_readable(config.dataset)
     base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
     finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
     site = base.site(params.site)
@@ -47,9 +50,17 @@ def main(params: Params) -> None:
     texts = [Tokens.load(paths.TOKENS)]
     if config.dataset is not None:
         texts.append(own_tokens(config.dataset, finetuned.tokenizer, finetuned.name, base.d_vocab))
-    ids = mixed([text.train for text in texts if len(text.train)], config.pair_tokens)
+    trained = [text for text in texts if len(text.train)]
+    ids = mixed([text.train for text in trained], config.pair_tokens)
     held_out = mixed([text.held_out for text in texts if len(text.held_out)], HELD_OUT)
-    wanted = base.is_text(ids).cpu() & finetuned.is_text(ids).cpu()
+
+    def mask(text: Tokens) -> Tensor:
+        if text.train_mask is not None:
+            return text.train_mask
+        first = text.train[: len(ids)]
+        return base.is_text(first).cpu() & finetuned.is_text(first).cpu()
+
+    wanted = mixed([mask(text) for text in trained], config.pair_tokens)
     with workspace(paths.PAIR, _identity(params)) as folder:
         require_space(folder, 2 * n_bytes(base, wanted, [site], params.harvest), "activations of both models")
         about: dict[str, Any] = {}
@@ -83,6 +94,7 @@ def mixed(texts: list[Tensor], n_tokens: int) -> Tensor:
     import torch
 
     most = max(1, n_tokens // texts[0].shape[1])
+    texts = [text[:most] for text in texts]
     each = min(len(text) for text in texts)
     turns = torch.stack([text[:each] for text in texts], dim=1).flatten(0, 1)
     rest = [text[each:] for text in texts]

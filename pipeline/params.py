@@ -30,13 +30,13 @@ from sae_tools.common.settings import (
 from sae_tools.models.sites import locate
 from sae_tools.models.sources import (
     check_context,
-    check_dataset,
     check_finetune,
     check_labels,
     check_model,
     check_probe,
     n_layers,
 )
+from sae_tools.models.texts import check_dataset
 
 SECTIONS = ("language_model", "dataset", "site", "harvest", "saes", "evaluate", "transfer", "features")
 

@@ -6,6 +6,7 @@ The metrics hold what people compare; the folder has every figure, the tables be
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
@@ -47,7 +48,7 @@ def main(params: Params, name: str) -> None:
     sae, site = saes.load(paths.sae(name), device=str(base.device)), base.site(params.site)
     texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
     if config.dataset is not None:
-        own = own_tokens(config.dataset, finetuned.tokenizer, finetuned.name, base.d_vocab)
+        own = own_tokens(replace(config.dataset, n_tokens=0), finetuned.tokenizer, finetuned.name, base.d_vocab)
         texts["finetuned_text"] = own.first_held_out(config.n_tokens)
     result = transfer(sae, base, finetuned, site, texts, config.batch_size, models.least_agreement, config.outlier_norm)
     figures = result.metrics | own_sae(params, name, base, finetuned, texts)

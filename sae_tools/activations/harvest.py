@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,22 @@ from sae_tools.common.settings import Harvest
 from sae_tools.models.lm import DTYPES, LanguageModel
 from sae_tools.models.sites import Site
 
+PART = 4096
+"""Blocks whose mask is made at once where all are counted."""
+
+
+class Mask(Protocol):
+    """A boolean tensor (n_blocks, context), or what gives parts of one as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, blocks: slice, /) -> Tensor: ...
+
 
 def harvest(
     lm: LanguageModel,
     ids: Tensor,
-    wanted: Tensor,
+    wanted: Mask,
     sites: Sequence[Site],
     config: Harvest,
     folder: Path,
@@ -66,9 +77,10 @@ def harvest(
             writing.result()
 
 
-def n_bytes(lm: LanguageModel, wanted: Tensor, sites: Sequence[Site], config: Harvest) -> int:
+def n_bytes(lm: LanguageModel, wanted: Mask, sites: Sequence[Site], config: Harvest) -> int:
     """Bytes that `harvest` writes for the mask `wanted`."""
-    return int(wanted.sum()) * sum(lm.width(site) for site in sites) * DTYPES[config.dtype].itemsize
+    n_rows = sum(int(wanted[first : first + PART].sum()) for first in range(0, len(wanted), PART))
+    return n_rows * sum(lm.width(site) for site in sites) * DTYPES[config.dtype].itemsize
 
 
 def summary(folder: Path, sites: Sequence[Site]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -85,7 +97,7 @@ def summary(folder: Path, sites: Sequence[Site]) -> tuple[dict[str, Any], dict[s
 def _read(
     lm: LanguageModel,
     ids: Tensor,
-    wanted: Tensor,
+    wanted: Mask,
     blocks: range,
     sites: Sequence[Site],
     config: Harvest,

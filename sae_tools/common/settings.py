@@ -54,7 +54,8 @@ class Models:
 @settings
 class Dataset:
     path: Name
-    """A file (.parquet, .jsonl, .jsonl.gz, .csv, .txt) or a Hub id."""
+    """A file (.parquet, or .jsonl, .json, .csv, .txt, also with .gz, .zst, .xz), a folder or glob of such files, or a
+    Hub id."""
     split: Name = "train"
     """Which split of a Hub data set."""
     config: Name | None = None
@@ -63,6 +64,16 @@ class Dataset:
     """Which commit of a Hub data set."""
     text_column: Name = "text"
     """The column that holds the text."""
+    tokens_column: Name | None = None
+    """The column that holds lists of token ids, of a data set that is tokenized already; read instead of text."""
+    messages_column: Name | None = None
+    """The column that holds chats, lists of messages with role and content, for the model's chat template; read instead
+    of text."""
+    roles: tuple[Literal["system", "user", "assistant", "tool", "control"], ...] = ()
+    """Whose tokens of a chat give activations to train on; control: what the template adds. None named: all but special
+    tokens."""
+    shuffle_buffer: Natural = 0
+    """Documents among which the next one is drawn, where they are not in random order already; 0: as they come."""
     context_size: Annotated[int, Field(ge=2)] = 128
     """Tokens in a block, the begin token among them."""
     n_tokens: Natural = 1_000_000
@@ -72,7 +83,23 @@ class Dataset:
     positions: Literal["all", "middle", "last", "random"] = "all"
     """Which positions of a block give an activation to train on."""
     seed: Natural = 0
-    """Orders the blocks, and draws the random positions."""
+    """Orders the documents, if they are shuffled, and the blocks; draws the random positions."""
+
+    def __post_init__(self) -> None:
+        if self.tokens_column and self.messages_column:
+            raise SettingError(
+                f"dataset.tokens_column is {self.tokens_column!r} and dataset.messages_column is "
+                f"{self.messages_column!r}, but one column is read; set the other one to null."
+            )
+        if self.roles and not self.messages_column:
+            raise SettingError(
+                f"dataset.roles is {list(self.roles)}, but only chats have roles; name dataset.messages_column."
+            )
+
+    @property
+    def column(self) -> str:
+        """The column that is read."""
+        return self.tokens_column or self.messages_column or self.text_column
 
 
 @settings

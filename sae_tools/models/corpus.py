@@ -1,56 +1,34 @@
 """A data set to fixed blocks of token ids, in a train and a held-out part.
 
-Documents are laid end to end, each closed by the end token, and cut into blocks that each begin with the begin token,
-so no block holds padding. The held-out part takes the first documents, the train part the following ones: no document
-is in both.
+Documents are laid end to end and cut into blocks that each begin with the begin token, so no block holds padding. The
+held-out part takes the first documents, the train part the following ones: no document is in both. Blocks go to disk as
+they come, and are read from there as they are used: memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import load_dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_tools.common.artifacts import new_file
 from sae_tools.common.errors import InputError
+from sae_tools.common.formats import Spec
 from sae_tools.common.settings import Dataset
-from sae_tools.models.sources import builder, check_dataset
+from sae_tools.common.tensor_file import TensorFile
+from sae_tools.models.blocks import Cutter, cut_blocks
+from sae_tools.models.encode import encode
+from sae_tools.models.reading import read_documents
 
-
-def read_texts(dataset: Dataset) -> Iterator[str]:
-    """The documents of a data set, in its own order, never all in memory.
-
-    Raises:
-        InputError: no such file or Hub id, or no such text column.
-    """
-    check_dataset(dataset)
-    path = Path(dataset.path)
-    column = dataset.text_column
-    try:
-        if path.is_file():
-            # A text file is one document; its lines are not.
-            extra = {"sample_by": "document"} if builder(path) == "text" else {}
-            rows = load_dataset(str(builder(path)), data_files=str(path), split="train", streaming=True, **extra)
-        else:
-            rows = load_dataset(
-                dataset.path, dataset.config, split=dataset.split, revision=dataset.revision, streaming=True
-            )
-        for row in rows:
-            if column not in row:
-                raise InputError(f"dataset {dataset.path!r} has no column {column!r}; it has: {', '.join(row)}.")
-            yield row[column]
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"dataset {dataset.path!r} cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}."
-        ) from None
+FILE = "tokens.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,14 +37,18 @@ class Tokens:
 
     train: Tensor
     held_out: Tensor
+    train_mask: Tensor | None = None
+    """Boolean, shaped as `train`: tokens of the roles that are trained on, where a data set of chats has such."""
 
     def save(self, folder: Path) -> None:
-        save_file({"held_out": self.held_out, "train": self.train}, folder / "tokens.safetensors")
+        mask = {} if self.train_mask is None else {"train_mask": self.train_mask}
+        save_file({"held_out": self.held_out, "train": self.train} | mask, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path) -> Tokens:
-        with safe_open(folder / "tokens.safetensors", "pt") as file:
-            return cls(file.get_tensor("train"), file.get_tensor("held_out"))
+        """Map the file into memory: blocks are read as they are used."""
+        with safe_open(folder / FILE, "pt") as file:
+            return cls(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
 
     def first_train(self, n_tokens: int) -> Tensor:
         """Blocks of the train part, of `n_tokens` tokens at most but one block at least."""
@@ -77,34 +59,52 @@ class Tokens:
         return self.held_out[: max(1, n_tokens // self.held_out.shape[1])]
 
 
-def tokenize(dataset: Dataset, tokenizer: Any) -> Tokens:
-    """Read a data set into blocks; the train blocks are then put in the order that the seed gives.
+def n_bytes(dataset: Dataset) -> int:
+    """Bytes that `tokenize_to` writes."""
+    return 4 * (dataset.n_tokens + dataset.held_out_tokens) + bool(dataset.roles) * dataset.n_tokens
+
+
+def tokenize_to(folder: Path, dataset: Dataset, tokenizer: Any) -> None:
+    """Read a data set into blocks on disk, the train blocks in the order that the seed gives.
 
     Raises:
         InputError: no text, or fewer tokens than asked for.
+        ArtifactError: the disk is full.
     """
-    return cut(read_texts(dataset), dataset, tokenizer)
+    cut_to(folder, read_documents(dataset), dataset, tokenizer)
 
 
-def cut(texts: Iterable[str], dataset: Dataset, tokenizer: Any) -> Tokens:
-    """As `tokenize`, from documents already at hand."""
-    size = dataset.context_size
-    need_held_out, need_train = -(-dataset.held_out_tokens // size), -(-dataset.n_tokens // size)
-    documents = iter(texts)
-    with tqdm(total=(need_held_out + need_train) * size, desc="tokenize", unit="tok", unit_scale=True) as bar:
-        held_out = _blocks(documents, tokenizer, size, need_held_out, bar)
-        train = _blocks(documents, tokenizer, size, need_train, bar)
-    have = (len(held_out) + len(train)) * size
-    if have == 0:
-        raise InputError(f"dataset {dataset.path!r} holds less text than one block of {size} tokens; give more text.")
-    if len(held_out) < need_held_out or len(train) < need_train:
-        need = dataset.held_out_tokens + dataset.n_tokens
-        raise InputError(
-            f"dataset {dataset.path!r} gives {have:,} tokens, but {need:,} were asked for; "
-            "lower dataset.n_tokens or dataset.held_out_tokens, or give more text."
-        )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(dataset.seed))
-    return Tokens(train[order], held_out)
+def cut_to(folder: Path, documents: Iterable[Any], dataset: Dataset, tokenizer: Any) -> None:
+    """As `tokenize_to`, from documents already at hand."""
+    n_held_out, n_train = _counts(dataset)
+    train = Spec("I32", (n_train, dataset.context_size))
+    specs = {"train": train, "held_out": Spec("I32", (n_held_out, dataset.context_size))}
+    if dataset.roles:
+        specs["train_mask"] = Spec("BOOL", train.shape)
+    places = _order(n_train, dataset.seed).argsort()
+    with new_file(folder / FILE) as temporary, temporary.open("wb") as raw:
+        file = TensorFile(raw, specs)
+        for part, number, block in _cut(documents, dataset, tokenizer):
+            place = int(places[number]) if part == "train" else number
+            file.put(part, place, block[0])
+            if part == "train" and dataset.roles:
+                file.put("train_mask", place, block[1].astype(bool))
+
+
+def tokenize(dataset: Dataset, tokenizer: Any) -> Tokens:
+    """As `tokenize_to`, in memory."""
+    return cut(read_documents(dataset), dataset, tokenizer)
+
+
+def cut(documents: Iterable[Any], dataset: Dataset, tokenizer: Any) -> Tokens:
+    """As `cut_to`, in memory."""
+    found: dict[str, list[np.ndarray]] = {"held_out": [], "train": []}
+    for part, _, block in _cut(documents, dataset, tokenizer):
+        found[part].append(block)
+    shape = (-1, 1 + bool(dataset.roles), dataset.context_size)
+    held_out, train = (torch.from_numpy(np.array(blocks, dtype=np.int32).reshape(shape)) for blocks in found.values())
+    train = train[_order(len(train), dataset.seed)]
+    return Tokens(train[:, 0].clone(), held_out[:, 0].clone(), train[:, 1].bool() if dataset.roles else None)
 
 
 def first_blocks(texts: Iterable[str], tokenizer: Any, context_size: int, n_tokens: int, what: str) -> Tensor:
@@ -114,41 +114,46 @@ def first_blocks(texts: Iterable[str], tokenizer: Any, context_size: int, n_toke
         InputError: it has less than one block.
     """
     count = max(1, n_tokens // context_size)
-    with tqdm(total=count * context_size, desc="tokenize", unit="tok", unit_scale=True) as bar:
-        found = _blocks(iter(texts), tokenizer, context_size, count, bar)
-    if not len(found):
+    documents = encode(texts, Dataset(what), tokenizer)
+    with _bar(count * context_size) as bar:
+        found = list(cut_blocks(documents, Cutter(context_size, tokenizer.bos_token_id), count, bar))
+    if not found:
         raise InputError(f"{what} holds less text than one block of {context_size} tokens; give more text.")
-    return found
+    return torch.from_numpy(np.concatenate(found))
 
 
-def _blocks(documents: Iterator[str], tokenizer: Any, size: int, count: int, bar: tqdm[Any]) -> Tensor:
-    """(up to `count`, size) int32 blocks from as few documents as they need."""
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    step = size - len(begin)
-    blocks: list[list[int]] = []
-    rest: list[int] = []
-    for text in documents if count else ():
-        if not isinstance(text, str):
-            raise InputError(f"a document is {text!r}, but text is expected; give the name of a column with text.")
-        if text:
-            rest += [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *end]
-        while len(rest) >= step and len(blocks) < count:
-            blocks.append(begin + rest[:step])
-            rest = rest[step:]
-            bar.update(size)
-        if len(blocks) == count:
-            break
-    return torch.tensor(blocks, dtype=torch.int32).reshape(-1, size)
+def _cut(documents: Iterable[Any], dataset: Dataset, tokenizer: Any) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Each block in the order of the text: its part, its number in it, and its (1 or 2, context_size) ids and mask."""
+    size, counts = dataset.context_size, _counts(dataset)
+    encoded = encode(documents, dataset, tokenizer)
+    keeps_begin = bool(dataset.tokens_column or dataset.messages_column)
+    have = 0
+    with _bar(sum(counts) * size) as bar:
+        for part, count in zip(("held_out", "train"), counts, strict=True):
+            cutter = Cutter(size, tokenizer.bos_token_id, keeps_begin)
+            for number, block in enumerate(cut_blocks(encoded, cutter, count, bar)):
+                yield part, number, block
+                have += 1
+    if have == 0:
+        raise InputError(f"dataset {dataset.path!r} holds less text than one block of {size} tokens; give more text.")
+    if have < sum(counts):
+        need = dataset.held_out_tokens + dataset.n_tokens
+        raise InputError(
+            f"dataset {dataset.path!r} gives {have * size:,} tokens, but {need:,} were asked for; "
+            "lower dataset.n_tokens or dataset.held_out_tokens, or give more text."
+        )
 
 
-def trained_positions(dataset: Dataset, is_text: Tensor) -> Tensor:
-    """Boolean mask, shaped as `is_text` (n_blocks, context), of the positions that give an activation to train on."""
-    n, size = is_text.shape
-    if dataset.positions == "all":
-        return is_text
-    if dataset.positions == "random":
-        chosen = torch.randint(size, (n,), generator=torch.Generator().manual_seed(dataset.seed))
-    else:
-        chosen = torch.full((n,), size // 2 if dataset.positions == "middle" else size - 1)
-    return is_text & (torch.arange(size) == chosen[:, None])
+def _counts(dataset: Dataset) -> tuple[int, int]:
+    """Blocks of the held-out part and of the train part."""
+    size = dataset.context_size
+    return -(-dataset.held_out_tokens // size), -(-dataset.n_tokens // size)
+
+
+def _order(n: int, seed: int) -> Tensor:
+    """The train block, by its number in the text, that stands at each place."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def _bar(n_tokens: int) -> Any:
+    return tqdm(total=n_tokens, desc="tokenize", unit="tok", unit_scale=True)

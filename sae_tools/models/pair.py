@@ -44,7 +44,9 @@ def own_tokens(dataset: Dataset, tokenizer: Any, finetuned: str, d_vocab: int) -
         InputError: as `corpus.tokenize`, or no block is left.
     """
     found = tokenize(dataset, tokenizer)
-    kept = Tokens(*(blocks[(blocks < d_vocab).all(dim=1)] for blocks in (found.train, found.held_out)))
+    train, held_out = ((blocks < d_vocab).all(dim=1) for blocks in (found.train, found.held_out))
+    mask = None if found.train_mask is None else found.train_mask[train]
+    kept = Tokens(found.train[train], found.held_out[held_out], mask)
     n, n_kept = (len(tokens.train) + len(tokens.held_out) for tokens in (found, kept))
     if not len(kept.held_out):
         raise InputError(

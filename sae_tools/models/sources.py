@@ -1,4 +1,4 @@
-"""Where models, SAEs and texts come from: a local path or a Hub id, told apart and checked before anything is read.
+"""Where models and SAEs come from: a local path or a Hub id, told apart and checked before anything is read.
 
 Imports nothing slow: a wrong path is refused at once.
 """
@@ -12,7 +12,6 @@ from typing import Any
 from sae_tools.common.errors import ArtifactError, InputError, SettingError
 from sae_tools.common.settings import Dataset
 
-BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst", ".xz")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -149,36 +148,3 @@ def check_context(dataset: Dataset, where: str, model: str, config: dict[str, An
         raise SettingError(
             f"{where}.context_size is {dataset.context_size}, but {model!r} reads at most {limit} tokens; lower it."
         )
-
-
-def check_dataset(dataset: Dataset) -> None:
-    """Refuse a file that is missing, of an unknown kind, or certain to hold too little text, without reading it.
-
-    Raises:
-        InputError: naming the path and the remedy.
-    """
-    path = Path(dataset.path)
-    if not path.is_file():
-        if path.suffix in (*BUILDERS, *COMPRESSIONS) or looks_local(dataset.path):
-            raise InputError(
-                f"dataset file {dataset.path!r} does not exist; "
-                "give an existing file, or a Hub id such as NeelNanda/pile-10k."
-            )
-        return
-    if builder(path) is None:
-        raise InputError(f"dataset file {dataset.path!r} is of an unknown kind; use one of: {', '.join(BUILDERS)}.")
-    size, need = path.stat().st_size, dataset.n_tokens + dataset.held_out_tokens
-    if size == 0:
-        raise InputError(f"dataset file {dataset.path!r} is empty; give a file with text.")
-    plain = path.suffix in (".jsonl", ".json", ".csv", ".txt")
-    if plain and size < need:  # a token is at least a byte
-        raise InputError(
-            f"dataset file {dataset.path!r} has {size:,} bytes, too few for {need:,} tokens; "
-            "lower dataset.n_tokens and dataset.held_out_tokens, or give more text."
-        )
-
-
-def builder(path: Path) -> str | None:
-    """The name under which the `datasets` library reads such a file."""
-    suffixes = [suffix for suffix in path.suffixes if suffix not in COMPRESSIONS]
-    return BUILDERS.get(suffixes[-1]) if suffixes else None

@@ -139,9 +139,9 @@ def undisturbed(new: Callable[[], Path], forks: Nursery) -> Path:
     return folder
 
 
-LAST = 2 * N_SHARDS + 2  # files: the tokens' manifest, each shard and its record, the activations' manifest
+LAST = 2 * N_SHARDS + 3  # files: the tokens and their manifest, each shard and its record, the activations' manifest
 FAULTS = [
-    *(f"file-{when}:{n}" for when in ("before-rename", "written") for n in (1, 4, 5, LAST)),
+    *(f"file-{when}:{n}" for when in ("before-rename", "written") for n in (1, 2, 5, 6, LAST)),
     *(f"shard-{what}:{n}" for what in ("written", "recorded") for n in (1, N_SHARDS)),
     "manifest-written:2",
 ]

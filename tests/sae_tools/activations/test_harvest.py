@@ -17,8 +17,9 @@ from sae_tools.activations.harvest import harvest, n_bytes, summary
 from sae_tools.activations.shards import Shard, is_complete
 from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Dataset, Harvest
-from sae_tools.models.corpus import trained_positions
+from sae_tools.models.corpus import Tokens
 from sae_tools.models.lm import LanguageModel
+from sae_tools.models.positions import Positions
 from tests.conftest import TinyLM
 
 SITES = ("blocks.1.hook_resid_post", "blocks.0.mlp.hook_post")
@@ -41,7 +42,7 @@ def test_rows_are_the_activations_at_the_wanted_positions(
     tiny_lm: TinyLM, ids: Tensor, tmp_path: Path, family: str, positions: Any
 ) -> None:
     lm = tiny_lm(family)
-    wanted = trained_positions(Dataset(path="x", positions=positions), lm.is_text(ids))
+    wanted = Positions(Dataset(path="x", positions=positions), Tokens(ids, ids), lm.is_text)
     sites = [lm.site(name) for name in SITES]
     harvest(lm, ids.int(), wanted, sites, SMALL, tmp_path)
     about, _ = summary(tmp_path, sites)
@@ -51,7 +52,7 @@ def test_rows_are_the_activations_at_the_wanted_positions(
     for site in SITES:
         files = sorted((tmp_path / site).glob("*.safetensors"))
         rows = torch.cat([load_file(file)["acts"] for file in files])
-        direct = torch.stack([expected[site][b, p] for b, p in wanted.nonzero().tolist()])
+        direct = torch.stack([expected[site][b, p] for b, p in wanted[:].nonzero().tolist()])
         assert about[site] == {"n_rows": len(direct), "n_shards": len(files)} == {"n_rows": len(rows), "n_shards": 2}
         # A batch of 2 blocks rounds otherwise than one of 3.
         torch.testing.assert_close(sorted_rows(rows), sorted_rows(direct), rtol=1e-5, atol=1e-5)
@@ -60,7 +61,7 @@ def test_rows_are_the_activations_at_the_wanted_positions(
 def test_no_special_token_is_harvested(tiny_lm: TinyLM, ids: Tensor, tmp_path: Path) -> None:
     lm = tiny_lm("gpt2")
     site = lm.site("blocks.0.hook_resid_post")
-    wanted = trained_positions(Dataset(path="x"), lm.is_text(ids))
+    wanted = Positions(Dataset(path="x"), Tokens(ids, ids), lm.is_text)
     harvest(lm, ids, wanted, [site], Harvest(), tmp_path)
     about, _ = summary(tmp_path, [site])
     assert about[site.name]["n_rows"] == int(((ids != 0) & (ids != 1)).sum()) == 3 * 39 - 1

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import itertools
 import json
-from collections.abc import Callable
+import re
+import tracemalloc
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sae_tools.common.errors import InputError
+from sae_tools.common.formats import Spec
 from sae_tools.common.settings import Dataset
-from sae_tools.models.corpus import Tokens, cut, read_texts, tokenize, trained_positions
+from sae_tools.common.tensor_file import TensorFile
+from sae_tools.models.corpus import Tokens, cut, cut_to, tokenize, tokenize_to
+from tests.conftest import ASSETS
 
 BOS, EOS = 0, 1
 SIZE = 8
@@ -114,111 +119,85 @@ def test_a_document_that_is_no_text_is_refused(tokenizer: PreTrainedTokenizerFas
         cut(["fine", document], settings(n_tokens=10 * SIZE), tokenizer)
 
 
-def test_only_as_much_is_read_as_is_needed(tokenizer: PreTrainedTokenizerFast) -> None:
-    def endless() -> Any:
-        yield from documents(30)
-        raise AssertionError("read too far")
+def test_an_endless_text_is_read_as_far_as_it_is_needed(tokenizer: PreTrainedTokenizerFast) -> None:
+    cut(itertools.cycle(documents(30)), settings(n_tokens=4 * SIZE, held_out_tokens=4 * SIZE), tokenizer)
 
-    cut(endless(), settings(n_tokens=4 * SIZE, held_out_tokens=4 * SIZE), tokenizer)
+
+def brute_force(texts: Iterable[str], dataset: Dataset, tokenizer: Any) -> dict[str, Tensor]:
+    """The parts, from lists: each text is tokenized alone."""
+    begin = [tokenizer.bos_token_id]
+    step = dataset.context_size - 1
+    documents = iter(texts)
+    parts = {}
+    for part, n_tokens in (("held_out", dataset.held_out_tokens), ("train", dataset.n_tokens)):
+        ids: list[int] = []
+        count = -(-n_tokens // dataset.context_size)
+        while len(ids) < count * step:
+            text = next(documents)
+            ids += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] if text else []
+        parts[part] = torch.tensor([begin + ids[i * step : (i + 1) * step] for i in range(count)], dtype=torch.int32)
+    order = torch.randperm(len(parts["train"]), generator=torch.Generator().manual_seed(dataset.seed))
+    return parts | {"train": parts["train"][order]}
+
+
+def test_the_default_text_gives_the_ids_of_cutting_lists(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "stories")
+    dataset = Dataset(str(ASSETS / "stories.parquet"), n_tokens=100_000, held_out_tokens=20_000)
+    tokenize_to(tmp_path, dataset, tokenizer)
+    expected = brute_force(pd.read_parquet(dataset.path)["text"], dataset, tokenizer)
+    save_file(expected, tmp_path / "expected")
+    assert (tmp_path / "tokens.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+    in_memory = tokenize(dataset, tokenizer)
+    assert torch.equal(in_memory.train, expected["train"])
+    assert torch.equal(in_memory.held_out, expected["held_out"])
+
+
+def test_half_written_tokens_are_no_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="were asked for"):
+        cut_to(tmp_path, documents(30), settings(n_tokens=1000 * SIZE), tokenizer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_does_not_grow_with_the_tokens(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    def peak(n_tokens: int) -> int:
+        dataset = settings(n_tokens=n_tokens, context_size=128, tokens_column="ids")
+        tracemalloc.start()
+        cut_to(tmp_path, itertools.repeat(list(range(2, 302))), dataset, tokenizer)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(1_000)
+    assert peak(400_000) - peak(50_000) < 100_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells memory as Linux does")
+def test_loaded_tokens_stay_on_disk(tmp_path: Path) -> None:
+    def own_memory() -> int:
+        """kB of this process that no file backs."""
+        return int(re.findall(r"RssAnon:\s*(\d+)", Path("/proc/self/status").read_text())[0])
+
+    with (tmp_path / "tokens.safetensors").open("wb") as file:
+        shape = (2**18, 128)  # 134 MB
+        TensorFile(file, {"held_out": Spec("I32", (1, 128)), "train": Spec("I32", shape)})
+        file.truncate(file.tell() + 4 * 128 * (2**18 + 1))
+    before = own_memory()
+    tokens = Tokens.load(tmp_path)
+    assert all(not part.any() for part in tokens.train.split(4096))
+    assert tokens.train.shape == shape
+    assert own_memory() - before < 20_000
 
 
 def test_saved_tokens_come_back(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     tokens = cut(documents(30), settings(n_tokens=10 * SIZE, held_out_tokens=4 * SIZE), tokenizer)
     tokens.save(tmp_path)
     again = Tokens.load(tmp_path)
+    assert again.train_mask is None
     assert torch.equal(again.train, tokens.train)
     assert torch.equal(again.held_out, tokens.held_out)
     assert len(again.first_train(3 * SIZE + 5)) == 3
     assert len(again.first_held_out(1)) == 1
     assert len(again.first_train(10**9)) == 10
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-TEXTS = ["one fox", "two\nlines, a comma and “quotes”", "שלום 👨‍👩‍👧", "last"]
-
-
-def json_lines(column: str = "text") -> str:
-    return "".join(json.dumps({column: text, "other": 1}) + "\n" for text in TEXTS)
-
-
-def write_parquet(path: Path) -> None:
-    pd.DataFrame({"other": 1, "text": TEXTS}).to_parquet(path)
-
-
-WRITERS: dict[str, Callable[[Path], object]] = {
-    "x.jsonl": lambda path: path.write_text(json_lines()),
-    "x.json": lambda path: path.write_text(json_lines()),
-    "x.jsonl.gz": lambda path: path.write_bytes(gzip.compress(json_lines().encode())),
-    "x.csv": lambda path: pd.DataFrame({"other": 1, "text": TEXTS}).to_csv(path, index=False),
-    "x.csv.gz": lambda path: pd.DataFrame({"other": 1, "text": TEXTS}).to_csv(path, index=False),
-    "x.parquet": write_parquet,
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_documents_of_a_file(tmp_path: Path, name: str) -> None:
-    WRITERS[name](tmp_path / name)
-    assert list(read_texts(settings(tmp_path / name))) == TEXTS
-
-
-@pytest.mark.parametrize("compress", [False, True])
-def test_a_text_file_is_one_document(tmp_path: Path, compress: bool) -> None:
-    data = b"line one\n\nline two\n"
-    path = tmp_path / ("x.txt.gz" if compress else "x.txt")
-    path.write_bytes(gzip.compress(data) if compress else data)
-    assert [text.strip() for text in read_texts(settings(path))] == ["line one\n\nline two"]
-
-
-def test_another_column_can_be_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text(json_lines("body"))
-    assert list(read_texts(settings(path, text_column="body"))) == TEXTS
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_a_wrong_column_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
-    WRITERS[name](tmp_path / name)
-    with pytest.raises(InputError, match=r"no column 'body'; it has: .*text"):
-        list(read_texts(settings(tmp_path / name, text_column="body")))
-
-
-def cut_short(path: Path) -> None:
-    # Random letters, so that the second half is missed.
-    data = "".join(json.dumps({"text": str(torch.rand(20).tolist())}) + "\n" for _ in range(300))
-    path.write_bytes(gzip.compress(data.encode())[:-5000])
-
-
-UNUSABLE: dict[str, Callable[[Path], object]] = {
-    "empty.jsonl": Path.touch,
-    "empty.txt": Path.touch,
-    "empty.parquet": Path.touch,
-    "half.jsonl": lambda path: path.write_text('{"text": "a"}\n{"text": "b'),
-    "no_json.jsonl": lambda path: path.write_text("this is no json\n"),
-    "binary.parquet": lambda path: path.write_bytes(bytes(range(256)) * 4),
-    "no_gzip.jsonl.gz": lambda path: path.write_text(json_lines()),
-    "cut.jsonl.gz": cut_short,
-    "latin.txt": lambda path: path.write_bytes(b"caf\xe9 " * 10),
-    "kind.docx": lambda path: path.write_text("a"),
-    "kind.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(json_lines().encode())),
-    "a_folder.jsonl": Path.mkdir,
-}
-
-
-@pytest.mark.parametrize("name", UNUSABLE)
-def test_an_unusable_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    UNUSABLE[name](path)
-    with pytest.raises(InputError) as error:
-        list(read_texts(settings(path)))
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["absent.jsonl", "absent.jsonl.gz", "absent/deep.parquet"])
-def test_an_absent_file_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"does not exist; .* Hub id"):
-        list(read_texts(settings(tmp_path / name)))
 
 
 def test_a_plain_file_with_too_few_bytes_is_refused_unread(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -237,24 +216,64 @@ def test_a_file_to_blocks(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) ->
     assert torch.equal(from_file.held_out, direct.held_out)
 
 
-# --- positions -------------------------------------------------------------------------------------------------------
+def test_documents_are_drawn_from_a_buffer_by_the_seed(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents(60)))
+
+    def texts(**values: Any) -> list[list[str]]:
+        """The whole documents of each part."""
+        dataset = settings(path, n_tokens=30 * SIZE, held_out_tokens=30 * SIZE, **values)
+        tokens = tokenize(dataset, tokenizer)
+        return [
+            tokenizer.decode(stream(part)).split("</s>")[:-1] for part in (tokens.held_out, unordered(tokens, dataset))
+        ]
+
+    held_out, train = texts(shuffle_buffer=20)
+    assert {*held_out, *train} < set(documents(60))
+    assert not set(held_out) & set(train)
+    assert held_out != documents(60)[: len(held_out)]
+    assert texts(shuffle_buffer=20) == [held_out, train]
+    assert texts(shuffle_buffer=20, seed=1)[0] != held_out
+    assert texts(seed=1)[0] == documents(60)[: len(texts()[0])]
 
 
-def test_trained_positions() -> None:
-    is_text = torch.ones(50, 7, dtype=torch.bool)
-    is_text[:, 0] = False
-    is_text[3, 6] = is_text[4, 3] = False
-    assert torch.equal(trained_positions(settings(positions="all"), is_text), is_text)
-    middle = trained_positions(settings(positions="middle"), is_text)
-    assert middle.nonzero().tolist() == [[i, 3] for i in range(50) if i != 4]
-    last = trained_positions(settings(positions="last"), is_text)
-    assert last.nonzero().tolist() == [[i, 6] for i in range(50) if i != 3]
+# --- data sets of token ids ------------------------------------------------------------------------------------------
 
 
-def test_random_positions_are_one_a_block_drawn_by_the_seed() -> None:
-    is_text = torch.ones(3000, 6, dtype=torch.bool)
-    chosen = trained_positions(settings(positions="random", seed=1), is_text)
-    assert (chosen.sum(dim=1) == 1).all()
-    assert ((chosen.sum(dim=0) - 500).abs() < 5 * 500**0.5).all()  # evenly: 5 standard deviations
-    assert torch.equal(chosen, trained_positions(settings(positions="random", seed=1), is_text))
-    assert not torch.equal(chosen, trained_positions(settings(positions="random", seed=2), is_text))
+def write_ids(path: Path, rows: Sequence[Any]) -> Dataset:
+    path.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in rows))
+    return settings(path, tokens_column="input_ids", n_tokens=3 * SIZE)
+
+
+def test_ids_are_laid_end_to_end_as_they_are(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [[5, 6, 7], [], [8], list(range(10, 40))]
+    dataset = write_ids(tmp_path / "x.jsonl", rows)
+    assert (
+        stream(unordered(tokenize(dataset, tokenizer), dataset)) == [i for row in rows for i in row][: 3 * (SIZE - 1)]
+    )
+
+
+def test_blocks_that_begin_with_the_begin_token_stay_as_they_are(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = [[BOS, *range(start, start + SIZE - 1)] for start in (10, 30, 50, 70)]
+    dataset = write_ids(tmp_path / "x.jsonl", rows)
+    assert unordered(tokenize(dataset, tokenizer), dataset).tolist() == rows[:3]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ([5, 357], "token id 357, but the model's tokenizer has 357 tokens"),
+        ([5, -1], "token id -1, but"),
+        ("text", "'text', but token ids are expected"),
+        ([1.5], "token ids are expected"),
+        (None, "token ids are expected"),
+        ([[1], [2]], "token ids are expected"),
+    ],
+)
+def test_what_is_no_token_id_of_the_model_is_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, row: Any, says: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        tokenize(write_ids(tmp_path / "x.jsonl", [row] * 30), tokenizer)

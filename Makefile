@@ -1,9 +1,10 @@
 # make demo: from nothing to the page.  make test: the same set-up, then every check.  make space: the page as a Space.
+# make demo PRESET=gpt2: the same for a file of presets/.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test space results clean
+.PHONY: demo test space results preset clean
 
 demo: results
 	python -m demo
@@ -14,8 +15,11 @@ test: $(VENV)/ready
 	mypy
 	pytest
 
-results: $(VENV)/ready
+results: preset
 	dvc repro
+
+preset: $(VENV)/ready
+	$(if $(PRESET),python -m pipeline.preset '$(PRESET)')
 
 space: results
 	python -m demo.space

@@ -134,6 +134,7 @@ def test_every_script_is_a_stage() -> None:
         "__init__",
         "params",
         "paths",
+        "preset",
         "workers",
         "identity",
         "difference_report",

@@ -84,10 +84,14 @@ def load_tokenizer(name: str, revision: str | None) -> Any:
         InputError: there is none, or it cannot be read.
     """
     if name.startswith(TRANSFORMER_LENS):
-        return load_tokenizer(hooked.tokenizer_of(name.removeprefix(TRANSFORMER_LENS), revision), None)
+        return _tokenizer(hooked.tokenizer_of(name.removeprefix(TRANSFORMER_LENS), revision), None, name)
     if (folder := adapter_folder(name, revision)) is not None and not adapters.has_tokenizer(folder):
         return load_tokenizer(*adapters.base_of(folder))
-    place, revision = _place(name, revision)
+    return _tokenizer(*_place(name, revision), name)
+
+
+def _tokenizer(place: str, revision: str | None, name: str) -> Any:
+    """The tokenizer of the model called `name`, which lies at a place of its own where that has no model."""
     try:
         return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from sae_lens import SAE, TrainingSAE
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_repo_id_and_folder_name
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.registry import register_sae_training_class as register
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "register",
     "save",
+    "size",
     "warm_up_steps",
     "widened",
 ]
@@ -122,6 +124,25 @@ def load(source: str | Path, sae_id: str = "", device: str = "cpu") -> SAE[Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def size(source: str | Path, sae_id: str = "") -> tuple[int, int]:
+    """(d_in, d_sae) of what `load` would load, from its configuration alone.
+
+    Raises:
+        ArtifactError: the folder holds no SAE.
+        InputError: there is no such release or SAE, or it cannot be reached.
+    """
+    folder = Path(source) / sae_id
+    try:
+        if folder.is_dir():
+            check_sae(folder)
+            found = json.loads((folder / "cfg.json").read_text())
+        else:
+            found = load_sae_config_from_huggingface(str(source), sae_id)
+        return int(found["d_in"]), int(found["d_sae"])
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"SAE {str(source)!r}, id {sae_id!r} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 @torch.no_grad()

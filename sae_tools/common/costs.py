@@ -93,20 +93,34 @@ class Run:
         return self.dataset.n_tokens // (1 if self.dataset.positions == "all" else self.dataset.context_size)
 
 
+def tokens(run: Run) -> dict[str, int]:
+    """By stage, what each reads for one SAE, whose recipe says what `train` reads."""
+    held_out = run.dataset.held_out_tokens
+    texts = [held_out, *([run.transfer.dataset.held_out_tokens] if run.transfer.dataset else [])]
+    return {
+        "harvest": run.dataset.n_tokens,
+        "evaluate": min(run.evaluate.n_tokens, held_out),
+        "transfer": sum(min(run.transfer.n_tokens, text) for text in texts) if run.n_models == 2 else 0,
+        "features": min(run.features.n_tokens, run.dataset.n_tokens),
+    }
+
+
+def trained(recipe: Recipe | Pretrained) -> int:
+    """Rows that the SAEs of a recipe learn from."""
+    return recipe.training_tokens * recipe.seeds if isinstance(recipe, Recipe) else 0
+
+
 def operations(run: Run, dense: Collection[str] = ()) -> dict[str, tuple[int, int]]:
     """By stage, over all SAEs: operations in the model and in SAEs; many latents of those named `dense` fire."""
     shape, encode = run.shape, {name: 2 * run.shape.d_in * size for name, size in run.d_sae.items()}
-    held_out, described = run.dataset.held_out_tokens, min(run.features.n_tokens, run.dataset.n_tokens)
-    texts = [held_out, *([run.transfer.dataset.held_out_tokens] if run.transfer.dataset else [])]
-    found = {"harvest": (run.dataset.n_tokens * shape.to_site, 0)}
+    read = tokens(run)
+    seen, paired, described = read["evaluate"], read["transfer"], read["features"]
+    found = {"harvest": (read["harvest"] * shape.to_site, 0)}
     for name, recipe in run.saes.items():
-        rows = recipe.training_tokens * recipe.seeds if isinstance(recipe, Recipe) else 0
-        seen = min(run.evaluate.n_tokens, held_out)
-        paired = sum(min(run.transfer.n_tokens, text) for text in texts) if run.n_models == 2 else 0
         tried = PUSHED * min(run.features.n_gained, run.d_sae[name])
         written = int(WRITTEN * run.features.n_calibrated * len(run.features.prompts) * run.features.new_tokens)
         stages = {
-            "train": (0, (5 if name in dense else 2) * rows * encode[name]),
+            "train": (0, (5 if name in dense else 2) * trained(recipe) * encode[name]),
             "evaluate": (seen * shape.evaluated, 2 * seen * encode[name]),
             # Both models, with and without outliers.
             "transfer": (2 * paired * (shape.to_site + 2 * shape.evaluated), 2 * 2 * 2 * paired * encode[name]),

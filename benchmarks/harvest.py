@@ -32,7 +32,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sae_tools.activations.harvest import harvest
 from sae_tools.common.settings import Harvest
-from sae_tools.models.lm import DTYPES, LanguageModel
+from sae_tools.models.lm import LanguageModel
+from sae_tools.models.loading import DTYPES
 
 BUILD = Path("build")
 """Where shards go for a while: a folder of this checkout, which git ignores, since /tmp may be in memory."""

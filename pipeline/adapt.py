@@ -66,12 +66,12 @@ def _adapt(params: Params, name: str, folder: Path) -> tuple[dict[str, Adapted],
     """The repaired SAEs by way, with checkpoints in `folder`, and the figures of each and of the SAE as it was."""
     from sae_tools import saes
     from sae_tools.activations.shards import Shards
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_finetuned
     from sae_tools.training.adapt import adapt
 
     models, transfer = params.language_model, params.transfer
     assert models.finetuned is not None
-    lm = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
+    lm = load_finetuned(models)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     shards, text, ids = Shards(paths.PAIR / "finetuned" / params.site), *held_out(params, lm)
     site, size = lm.site(params.site), transfer.batch_size
@@ -110,15 +110,14 @@ def chosen(metrics: dict[str, float]) -> dict[str, float]:
 
 def held_out(params: Params, lm: LanguageModel) -> tuple[str, Tensor]:
     """The text of the transfer study by which the SAE is judged, its name and (n_blocks, context) ids."""
-    from transformers import AutoConfig
-
     from sae_tools.models.corpus import Tokens
+    from sae_tools.models.loading import load_config
     from sae_tools.models.pair import own_tokens
 
     config, models = params.transfer, params.language_model
     if config.dataset is None:
         return "base_text", Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)
-    d_vocab = AutoConfig.from_pretrained(models.base, revision=models.revision, trust_remote_code=False).vocab_size
+    d_vocab = load_config(models.base, models.revision).get_text_config().vocab_size
     own = own_tokens(dataclasses.replace(config.dataset, n_tokens=0), lm.tokenizer, lm.name, d_vocab)
     return "finetuned_text", own.first_held_out(config.n_tokens)
 

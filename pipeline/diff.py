@@ -67,11 +67,11 @@ def measure(params: Params, config: Diff, crosscoder: Crosscoder) -> Difference:
 
     from sae_tools.analysis.difference import Parts, difference
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base, load_finetuned
 
     models = params.language_model
-    base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
-    finetuned = LanguageModel.load(str(models.finetuned), models.finetuned_revision, models.dtype, models.device)
+    base = load_base(models)
+    finetuned = load_finetuned(models)
     blocks = Tokens.load(paths.PAIR / "tokens").held_out
     n_blocks = min(len(blocks), max(1, config.n_tokens // blocks.shape[1]))
     # From all over: the two models' texts may lie one after the other.

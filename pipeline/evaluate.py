@@ -25,14 +25,14 @@ def main(params: Params, name: str) -> None:
     from sae_tools.analysis.verdict import verdict
     from sae_tools.common.artifacts import new_folder, read_manifest, write_json
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base
     from sae_tools.verify import check
 
     models, config = params.language_model, params.evaluate
     tables = [read_table(Path(path)) for path in config.probes]
     check(paths.TOKENS)
     check(paths.sae(name))
-    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    lm = load_base(models)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     ids = Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)
     result = evaluate(sae, lm, lm.site(params.site), ids, config.batch_size)

@@ -13,13 +13,13 @@ def main(params: Params, name: str) -> None:
     from sae_tools.analysis.imported import read_labels
     from sae_tools.analysis.tables import make_tables
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base
     from sae_tools.verify import check
 
     models, config = params.language_model, params.features
     check(paths.TOKENS)
     check(paths.sae(name))
-    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    lm = load_base(models)
     sae = saes.load(paths.sae(name), device=str(lm.device))
     imported = read_labels(Path(labels_of(config, name)), sae.cfg.d_sae) if config.labels else {}
     tokens = Tokens.load(paths.TOKENS)

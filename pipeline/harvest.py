@@ -29,20 +29,20 @@ def _harvest(params: Params) -> None:
     from sae_tools.common.artifacts import commit, require_space, workspace
     from sae_tools.common.distributed import barrier, rank, world
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base
     from sae_tools.models.positions import Positions
     from sae_tools.models.reading import check_readable
 
     models = params.language_model
     if rank() == 0:
         check_readable(params.dataset)
-    lm = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
+    lm = load_base(models)
+    site = lm.site(params.site)
     if rank() == 0:
         _check_finetune(params, lm)
         _tokenize(params, lm)
     barrier()
     tokens = Tokens.load(paths.TOKENS)
-    site = lm.site(params.site)
     wanted = Positions(params.dataset, tokens, lm.is_text)
     with workspace(paths.ACTIVATIONS, _identity(params), exclusive=rank() == 0) as folder:
         if rank() == 0:
@@ -61,11 +61,14 @@ def _check_finetune(params: Params, lm: Any) -> None:
     models = params.language_model
     if models.finetuned is None:
         return
-    from transformers import AutoTokenizer
-
+    from sae_tools.models.adapters import base_of
+    from sae_tools.models.loading import adapter_folder, load_tokenizer
     from sae_tools.models.pair import check_tokenizers
+    from sae_tools.models.sources import check_adapter
 
-    other = AutoTokenizer.from_pretrained(models.finetuned, revision=models.finetuned_revision, trust_remote_code=False)
+    if (folder := adapter_folder(models.finetuned, models.finetuned_revision)) is not None:
+        check_adapter(models.base, models.finetuned, base_of(folder)[0])
+    other = load_tokenizer(models.finetuned, models.finetuned_revision)
     check_tokenizers(lm.name, lm.tokenizer, models.finetuned, other, models.least_agreement)
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sae_tools.models.sources import adapter_config
+
 
 def of_model(name: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of each file of a local model, nothing of one on the Hub, whose revision names it."""
+    """Name, size and time of each file of a local model and, if it is an adapter, of its base.
+
+    Nothing of one on the Hub, whose revision names it.
+    """
     folder = Path(name)
     files = ((path.name, path.stat()) for path in sorted(folder.iterdir())) if folder.is_dir() else ()
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+    adapter = adapter_config(name)
+    return found + of_model(adapter["base_model_name_or_path"]) if adapter else found
 
 
 def versions() -> list[str]:

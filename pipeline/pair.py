@@ -33,7 +33,7 @@ def main(params: Params) -> None:
     from sae_tools.activations.harvest import harvest, n_bytes, summary
     from sae_tools.common.artifacts import commit, require_space, workspace
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base, load_finetuned
     from sae_tools.models.pair import check_pair, own_tokens
     from sae_tools.models.reading import check_readable
     from sae_tools.verify import check
@@ -43,8 +43,8 @@ def main(params: Params) -> None:
     check(paths.TOKENS)
     if config.dataset is not None:
         check_readable(config.dataset)
-    base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
-    finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
+    base = load_base(models)
+    finetuned = load_finetuned(models)
     site = base.site(params.site)
     check_pair(base, finetuned, site, models.least_agreement)
     texts = [Tokens.load(paths.TOKENS)]

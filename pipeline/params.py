@@ -29,6 +29,8 @@ from sae_tools.common.settings import (
 )
 from sae_tools.models.sites import locate
 from sae_tools.models.sources import (
+    adapter_config,
+    check_adapter,
     check_context,
     check_finetune,
     check_labels,
@@ -131,6 +133,8 @@ def _check_sources(params: Params) -> None:
         check_labels(labels_of(params.features, name))
     base, finetuned = params.language_model.base, params.language_model.finetuned
     configs = {model: check_model(model) for model in (base, finetuned) if model}
+    if finetuned and (adapter := adapter_config(finetuned)):
+        check_adapter(base, finetuned, adapter["base_model_name_or_path"])
     one, other = configs[base], configs.get(finetuned or "")
     if finetuned and one and other:
         check_finetune(base, one, finetuned, other, params.language_model.least_agreement)

@@ -78,10 +78,10 @@ def contents(params: Params, name: str, store: FeatureStore) -> Contents:
 
 
 def tokenizer_of(store: FeatureStore) -> Any:
-    from transformers import AutoTokenizer
+    from sae_tools.models.loading import load_tokenizer
 
     base = store.about["base"]
-    return AutoTokenizer.from_pretrained(base["name"], revision=base["revision"], trust_remote_code=False)
+    return load_tokenizer(base["name"], base["revision"])
 
 
 def texts(store: FeatureStore) -> TextOf:

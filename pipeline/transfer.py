@@ -32,7 +32,7 @@ def main(params: Params, name: str) -> None:
     from sae_tools.analysis.transfer_verdict import transfer_verdict
     from sae_tools.common.artifacts import new_folder, write_json
     from sae_tools.models.corpus import Tokens
-    from sae_tools.models.lm import LanguageModel
+    from sae_tools.models.lm import load_base, load_finetuned
     from sae_tools.models.pair import own_tokens
     from sae_tools.verify import check
 
@@ -43,8 +43,8 @@ def main(params: Params, name: str) -> None:
             return
     check(paths.TOKENS)
     check(paths.sae(name))
-    base = LanguageModel.load(models.base, models.revision, models.dtype, models.device)
-    finetuned = LanguageModel.load(models.finetuned, models.finetuned_revision, models.dtype, models.device)
+    base = load_base(models)
+    finetuned = load_finetuned(models)
     sae, site = saes.load(paths.sae(name), device=str(base.device)), base.site(params.site)
     texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
     if config.dataset is not None:

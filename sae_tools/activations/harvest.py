@@ -18,7 +18,8 @@ from tqdm import tqdm
 from sae_tools.activations.shards import Shard, all_finite, is_complete, records
 from sae_tools.common.errors import ArtifactError
 from sae_tools.common.settings import Harvest
-from sae_tools.models.lm import DTYPES, LanguageModel
+from sae_tools.models.lm import LanguageModel
+from sae_tools.models.loading import DTYPES
 from sae_tools.models.sites import Site
 
 PART = 4096

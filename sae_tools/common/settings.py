@@ -36,9 +36,10 @@ def settings(cls: type[T]) -> type[T]:
 @settings
 class Models:
     base: Name
-    """Model whose activations the SAEs learn: a folder written by save_pretrained, or a Hub id."""
+    """Model whose activations the SAEs learn: a folder written by save_pretrained, a Hub id, or transformer-lens: and
+    the name of a model that only TransformerLens has, such as transformer-lens:gelu-1l."""
     finetuned: Name | None = None
-    """A finetune of it, for the transfer study; null for none."""
+    """A finetune of it, for the transfer study: a model, or a PEFT adapter (LoRA) of the base; null for none."""
     revision: Name | None = None
     """Commit, branch or tag of a Hub base model."""
     finetuned_revision: Name | None = None
@@ -49,6 +50,9 @@ class Models:
     """Precision of the models' weights and activations."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """Where the models and SAEs run: auto, cpu, cuda, cuda:1, mps."""
+    device_map: Literal["auto", "balanced"] | None = None
+    """Spread each model over all devices of the machine, and what they can't hold over memory and disk, by accelerate;
+    null: each model on one device. SAEs stay on `device`."""
 
 
 @settings

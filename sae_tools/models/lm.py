@@ -6,7 +6,6 @@ model shared by many callers never carries one caller's patch into another's pas
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -14,19 +13,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sae_tools.common.errors import InputError, SettingError
+from sae_tools.common.settings import Models
 from sae_tools.models.hooks import edited
+from sae_tools.models.loading import load_model, load_tokenizer
 from sae_tools.models.readout import matrix, straight_way
 from sae_tools.models.sites import MODULE, Site, family_of, locate
-from sae_tools.models.sources import check_model
 
 BAR = " ┊ "
 """Stands for a special token where a text is shown."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -79,40 +76,18 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, name: str, revision: str | None = None, dtype: str = "float32", device: str = "auto"
-    ) -> LanguageModel:
-        """Load a local folder or a Hub id, safetensors only.
+        cls, name: str, revision: str | None = None, dtype: str = "float32", device: str = "auto",
+        device_map: str | None = None,
+    ) -> LanguageModel:  # fmt: skip
+        """Load a local folder or a Hub id, safetensors only, or a model of TransformerLens, as `loading` names them.
 
         Raises:
-            InputError: no such model, no weights, no tokenizer, or an unsupported family.
+            InputError: no such model, no weights, no tokenizer, or none that can be run.
         """
-        check_model(name)
-        try:
-            config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                name,
-                revision=revision,
-                config=config,
-                dtype=DTYPES[dtype],
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            problem = str(error).strip().split("\n")[0].rstrip(".")
-            raise InputError(
-                f"model {name!r} cannot be loaded: {problem}; give a folder written by save_pretrained, or a Hub id."
-            ) from None
-        if absent := sorted(loading["missing_keys"]):
-            # transformers would fill it with random numbers and only log it.
-            raise InputError(f"model {name!r} lacks the weight {absent[0]!r}; save it again with save_pretrained.")
-        if "past_key_values" not in inspect.signature(model.forward).parameters:
-            raise InputError(
-                f"model {name!r} is of type {config.model_type!r}, which has no attention and is not supported; "
-                "give a transformer."
-            )
-        return cls(model.to(pick_device(device)), tokenizer, name)
+        where = pick_device(device)
+        tokenizer = load_tokenizer(name, revision)
+        model = load_model(name, revision, dtype, device_map)
+        return cls(model if device_map else model.to(where), tokenizer, name, where)
 
     @property
     def config(self) -> Any:
@@ -284,6 +259,19 @@ class LanguageModel:
 
 def _where(mask: Tensor, edit: Callable[[Tensor], Tensor], acts: Tensor) -> Tensor:
     return torch.where(mask[..., None], edit(acts), acts)
+
+
+def load_base(models: Models) -> LanguageModel:
+    """The base model that the settings name."""
+    return LanguageModel.load(models.base, models.revision, models.dtype, models.device, models.device_map)
+
+
+def load_finetuned(models: Models) -> LanguageModel:
+    """The finetuned model that the settings name."""
+    assert models.finetuned is not None
+    return LanguageModel.load(
+        models.finetuned, models.finetuned_revision, models.dtype, models.device, models.device_map
+    )
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -6,6 +6,7 @@ Imports nothing slow: a wrong path is refused at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,30 @@ COMPRESSIONS = (".gz", ".zst", ".xz")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
+TRANSFORMER_LENS = "transformer-lens:"
+"""Stands before the name of a model that only TransformerLens has: no Hub id holds a colon."""
+
+
 def looks_local(name: str) -> bool:
     """Whether `name` can't be a Hub id (`name` or `owner/name`), or stands in a folder that exists here."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
 
 
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""What an adapter's folder holds, by PEFT's names."""
+
+
 def check_model(name: str) -> dict[str, Any] | None:
-    """The configuration of a local model, or `None` for a Hub id, which only the Hub can check.
+    """The configuration of a local model, an adapter's base's; `None` for a Hub id, which only the Hub can check.
 
     Raises:
         InputError: no such folder, or one without a model, its weights or its tokenizer.
     """
     folder = Path(name)
+    if name.startswith(TRANSFORMER_LENS):
+        return None
+    if adapter := adapter_config(name):
+        return check_model(str(adapter["base_model_name_or_path"]))
     if not folder.is_dir():
         if looks_local(name):
             raise InputError(
@@ -39,17 +52,60 @@ def check_model(name: str) -> dict[str, Any] | None:
         what = "a tokenizer without the model" if (folder / "tokenizer.json").is_file() else "no model"
         raise InputError(f"{name!r} holds {what}: config.json is missing; give a folder written by save_pretrained.")
     if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{name!r} holds no weights: no .safetensors file is there; save the model with save_pretrained."
-        )
+        raise no_weights(name, [path.name for path in folder.iterdir()])
     if not any((folder / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(
             f"{name!r} holds a model without its tokenizer; save the tokenizer there with save_pretrained."
         )
+    return _json(folder / "config.json")
+
+
+def no_weights(name: str, files: Iterable[str]) -> InputError:
+    """The error for a model without safetensors: pickles are not read."""
+    if pickles := sorted(file for file in files if file.endswith(PICKLES)):
+        return InputError(
+            f"model {name!r} has its weights as a pickle, {pickles[0]}, which can run code when it is read; give one "
+            "with .safetensors, which save_pretrained writes."
+        )
+    return InputError(f"{name!r} holds no weights: no .safetensors file is there; save the model with save_pretrained.")
+
+
+def adapter_config(name: str) -> dict[str, Any] | None:
+    """What a local adapter says of itself, `None` for what is no folder of an adapter.
+
+    Raises:
+        InputError: an adapter without weights, or without the name of its base.
+    """
+    folder = Path(name)
+    if not (folder / ADAPTER).is_file():
+        return None
+    config = _json(folder / ADAPTER)
+    if not isinstance(config.get("base_model_name_or_path"), str) or not config["base_model_name_or_path"]:
+        raise InputError(f"adapter {name!r} does not name its base; give it as base_model_name_or_path in {ADAPTER}.")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise no_weights(name, [path.name for path in folder.iterdir()])
+    return config
+
+
+def check_adapter(base: str, finetuned: str, its: str) -> None:
+    """Refuse a finetune that is an adapter of the model `its`, where that is not the base model.
+
+    Raises:
+        InputError: naming both.
+    """
+    if its == base or (Path(its).is_dir() and Path(base).is_dir() and Path(its).samefile(base)):
+        return
+    raise InputError(
+        f"{finetuned!r} is a finetune of another base: its {ADAPTER} names {its!r}, but language_model.base is "
+        f"{base!r}; give one of them the other's name."
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
+        return dict(json.loads(path.read_text()))
     except ValueError:
-        raise InputError(f"{name + '/config.json'!r} is not JSON; give a folder written by save_pretrained.") from None
+        raise InputError(f"{str(path)!r} is not JSON; give a folder written by save_pretrained.") from None
 
 
 def check_sae(folder: Path) -> None:

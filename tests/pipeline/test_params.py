@@ -41,6 +41,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_lm: TinyLM) -> Path:
         shutil.copytree(tiny_lm("llama").name, folder / name)
         config = json.loads((folder / name / "config.json").read_text())
         (folder / name / "config.json").write_text(json.dumps(config | change))
+    for name, base in {"adapter": "model", "stray": "deeper", "homeless": None}.items():
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        (folder / name / "adapter_model.safetensors").touch()
     (folder / "nothing").mkdir()
     (folder / "text.jsonl").write_text(json.dumps({"text": "once upon a time " * 400}) + "\n")
     (folder / "short.txt").write_text("once")
@@ -122,6 +126,7 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("a layer too deep", put("site", "blocks.3.hook_resid_post"), "layer 3", "layers 0 to 2"),
     ("a negative layer", put("site", "blocks.-1.hook_resid_post"), "layer -1", "layers 0 to 2"),
     ("an unknown hook", put("site", "blocks.1.hook_resid_pst"), "blocks.1.hook_resid_pst", "hook_resid_post"),
+    ("a module's path of no such form", put("site", "model.layers.1.mlp:out"), "'model.layers.1.mlp:out'", "give"),
     ("a site of another type", put("site", 2), "site is 2", "blocks.2.hook_resid_post"),
     ("no model there", put("language_model.base", "./absent"), "'./absent' does not exist", "Hub id"),
     ("no finetune there", put("language_model.finetuned", "/absent/x"), "'/absent/x' does not exist", "Hub id"),
@@ -142,6 +147,9 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("a finetune of another width", put("language_model.finetuned", "wider"), "'wider' is 40 wide", "finetune"),
     ("a finetune of another family", put("language_model.finetuned", "foreign"), "'foreign' is a gpt_neox", "finetune"),
     ("a finetune of few tokens", put("language_model.finetuned", "curt"), "'curt' has 300 tokens", "finetune"),
+    ("an adapter of another base", put("language_model.finetuned", "stray"),
+     "'stray' is a finetune of another base: its adapter_config.json names 'deeper'", "give one of them"),
+    ("an adapter of nothing", put("language_model.finetuned", "homeless"), "'homeless' does not name its base", "give"),
     ("texts of two contexts", put("transfer", {"adapt": {}, "dataset": SECOND}),
      "transfer.dataset.context_size is 32", "the same"),
     ("what can't be adapted", several(put("transfer.adapt", {}), put("saes.a", PURSUIT)), "'matching_pursuit'", "null"),
@@ -221,6 +229,18 @@ def test_good_params_become_settings(place: Path, monkeypatch: pytest.MonkeyPatc
     assert sae_named(read, "b") is read.saes["b"]
     with pytest.raises(SettingError, match=r"saes\.c does not exist"):
         sae_named(read, "c")
+
+
+@pytest.mark.parametrize("model", ["model", "adapter"])
+@pytest.mark.parametrize("site", ["model.layers.1.mlp", "model.layers.1:input", "blocks.1.hook_resid_post"])
+def test_a_finetune_may_be_an_adapter_and_a_site_a_module(
+    place: Path, monkeypatch: pytest.MonkeyPatch, model: str, site: str
+) -> None:
+    monkeypatch.chdir(place)
+    params = good()
+    params["language_model"]["finetuned"], params["site"] = model, site
+    write(place, params)
+    assert load().site == site
 
 
 NUMBERS = [

@@ -14,7 +14,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -50,11 +49,6 @@ def read(preset: str) -> Values:
 
 FILES = sorted(path.stem for path in (REPO / "presets").glob("*.yaml"))
 PRESETS = [name for name in FILES if "PATH/TO" not in read(name)["language_model"]["base"]]
-NOT_YET = pytest.mark.xfail(
-    find_spec("sae_tools.models.hooked") is None,
-    strict=True,
-    reason="models that only TransformerLens has are not opened yet",
-)
 
 
 def small(value: Any) -> Any:
@@ -129,9 +123,7 @@ def found(place: Path, *parts: str) -> Any:
     return json.loads(place.joinpath(*parts).read_text())
 
 
-@pytest.mark.parametrize(
-    "preset", [pytest.param(name, marks=[NOT_YET] if name == "gelu-1l" else []) for name in PRESETS]
-)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_goes_from_an_empty_cache_to_the_page(run: Run, preset: str) -> None:
     values = small(read(preset))
     values["features"] |= OTHERS

@@ -84,7 +84,7 @@ def load_tokenizer(name: str, revision: str | None) -> Any:
         InputError: there is none, or it cannot be read.
     """
     if name.startswith(TRANSFORMER_LENS):
-        return load_tokenizer(hooked.tokenizer_of(name.removeprefix(TRANSFORMER_LENS), revision), None)
+        return hooked.load_tokenizer(name.removeprefix(TRANSFORMER_LENS), revision)
     if (folder := adapter_folder(name, revision)) is not None and not adapters.has_tokenizer(folder):
         return load_tokenizer(*adapters.base_of(folder))
     place, revision = _place(name, revision)

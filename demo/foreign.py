@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from demo.results import Results
 from sae_tools.common.artifacts import new_folder, verify, write_json
-from sae_tools.common.errors import ArtifactError, InputError, SettingError
+from sae_tools.common.errors import ArtifactError, InputError
 from sae_tools.common.settings import Dataset, Features
-from sae_tools.models.sites import KINDS
 from sae_tools.models.sources import check_model, check_sae
 from sae_tools.models.texts import check_dataset
 
@@ -112,11 +111,7 @@ class Foreign:
             if not value:
                 raise InputError(f"{self.name} does not say what it was trained on; give {option}.")
         lm = LanguageModel.load(model)
-        try:
-            site = lm.site(site_name)
-        except SettingError as error:
-            where = f"blocks.<0 to {lm.n_layers - 1}>.<{' | '.join(KINDS)}>"
-            raise SettingError(f"{str(error).rstrip('.')}: the sites of {model!r} are {where}.") from None
+        site = lm.site(site_name)
         saes.check_width(sae, lm.width(site), self.name, site.name)
         return saes.as_trained(sae).to(lm.device), lm, site
 

@@ -18,6 +18,7 @@ from typing import Any
 from demo.results import Results
 from sae_tools.common import artifacts
 from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
+from sae_tools.models.sources import TRANSFORMER_LENS
 
 TARGET = Path("build/space")
 MOST_BYTES = 60_000_000
@@ -101,7 +102,7 @@ def _fill(space: Path, root: Path, results: Results, models: list[str]) -> None:
                 for path in sorted((root / model).glob(pattern)):
                     _copy(path, space / model / path.name)
     pins = _pins(root / "constraints.txt")
-    hub = [model for model in models if not (root / model).is_dir()]
+    hub = [model for model in models if not (root / model).is_dir() and not model.startswith(TRANSFORMER_LENS)]
     listed = "".join(f"- {model}\n" for model in hub)
     (space / "README.md").write_text(README.format(gradio=pins["gradio"], models=f"models:\n{listed}" if hub else ""))
     (space / "app.py").write_text(APP)

@@ -14,7 +14,8 @@ from pipeline.workers import spread
 
 
 def main(params: Params) -> None:
-    spread(params.language_model.device)
+    if params.language_model.device_map is None:  # else one process has all GPUs
+        spread(params.language_model.device)
     from contextlib import nullcontext
 
     from sae_tools.common.artifacts import lock

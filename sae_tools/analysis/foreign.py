@@ -12,6 +12,7 @@ from sae_tools.common.errors import InputError
 from sae_tools.metrics.reconstruction import Moments
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
+from sae_tools.models.sources import OWNERS, TRANSFORMER_LENS
 from sae_tools.saes import SAE
 
 
@@ -22,11 +23,15 @@ def origin(sae: SAE[Any]) -> tuple[str, str]:
 
 
 def hub_id(name: str) -> str:
-    """The Hub id of a model that goes by a short name of TransformerLens' (`gpt2-small`); another name as it is."""
+    """The Hub id of a model that goes by a short name of TransformerLens' (`gpt2-small`); another name as it is.
+
+    Of a model that only TransformerLens has (`gelu-1l`), the name by which it is loaded here.
+    """
     from transformer_lens.supported_models import MODEL_ALIASES
 
     known = {alias.lower(): official for official, aliases in MODEL_ALIASES.items() for alias in aliases}
-    return known.get(name.lower(), name)
+    official = known.get(name.lower(), name)
+    return f"{TRANSFORMER_LENS}{name}" if official.startswith(OWNERS) else official
 
 
 @torch.no_grad()

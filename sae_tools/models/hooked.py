@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from sae_tools.common.errors import InputError
 from sae_tools.models import remote
+from sae_tools.models.sources import OWNERS
 
-OWNERS = ("NeelNanda", "ArthurConmy", "Baidicoot")
-"""Whose models are in TransformerLens' own format."""
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "relu": "relu", "silu": "silu"}
 
 
@@ -51,9 +50,13 @@ def load_config(name: str, revision: str | None) -> GPT2Config:
     return as_gpt2_config(_settings(name, revision), f"transformer-lens:{name}")
 
 
-def tokenizer_of(name: str, revision: str | None) -> str:
-    """The Hub id of its tokenizer."""
-    return str(_settings(name, revision).tokenizer_name)
+def load_tokenizer(name: str, revision: str | None) -> Any:
+    """Its tokenizer, whose begin token is the end token where it has none, as TransformerLens takes it."""
+    repository = str(_settings(name, revision).tokenizer_name)
+    tokenizer = AutoTokenizer.from_pretrained(str(remote.find(repository, None, "tokenizer.json")))
+    if tokenizer.bos_token is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    return tokenizer
 
 
 def load_model(name: str, revision: str | None, dtype: torch.dtype) -> nn.Module:

@@ -211,7 +211,7 @@ class LanguageModel:
                 masked = partial(_where, where, patch.edit)
                 hooks.enter_context(self._edited(patch.site, masked, ids))
             out = self.model(ids, past_key_values=cache, use_cache=True)
-        return out.logits, out.past_key_values
+        return out.logits.to(self.device), out.past_key_values
 
     @torch.no_grad()
     def logit_effects(self, site: Site, directions: Tensor) -> Tensor:

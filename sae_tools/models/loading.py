@@ -84,14 +84,10 @@ def load_tokenizer(name: str, revision: str | None) -> Any:
         InputError: there is none, or it cannot be read.
     """
     if name.startswith(TRANSFORMER_LENS):
-        return _tokenizer(hooked.tokenizer_of(name.removeprefix(TRANSFORMER_LENS), revision), None, name)
+        return hooked.load_tokenizer(name.removeprefix(TRANSFORMER_LENS), revision)
     if (folder := adapter_folder(name, revision)) is not None and not adapters.has_tokenizer(folder):
         return load_tokenizer(*adapters.base_of(folder))
-    return _tokenizer(*_place(name, revision), name)
-
-
-def _tokenizer(place: str, revision: str | None, name: str) -> Any:
-    """The tokenizer of the model called `name`, which lies at a place of its own where that has no model."""
+    place, revision = _place(name, revision)
     try:
         return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -37,8 +37,10 @@ OF_ADAPTER = [ADAPTER, ADAPTER_WEIGHTS, "*token*", "vocab*", "merges.txt", "chat
 
 
 @functools.cache
-def find(name: str, revision: str | None) -> str | Path:
+def find(name: str, revision: str | None, needed: str = CONFIG) -> str | Path:
     """Where to read a model of the Hub: at its id, or in a folder, that of an adapter or of what the cache has kept.
+
+    It has the file `needed`, or is an adapter.
 
     Raises:
         InputError: no such repository or revision, no model in it, it is closed to the reader, or out of reach and not
@@ -47,11 +49,11 @@ def find(name: str, revision: str | None) -> str | Path:
     try:
         if _has(name, revision, ADAPTER):
             return Path(snapshot_download(name, revision=revision, allow_patterns=OF_ADAPTER))
-        if not _has(name, revision, CONFIG):
-            raise InputError(f"{name!r} holds no model: {CONFIG} is missing on the Hub; give another repository.")
+        if not _has(name, revision, needed):
+            raise InputError(f"{name!r} is not what is looked for: it has no {needed}; give another repository.")
         return name
     except (httpx2.TransportError, OfflineModeIsEnabled):
-        kept = [try_to_load_from_cache(name, file, revision=revision) for file in (ADAPTER, CONFIG)]
+        kept = [try_to_load_from_cache(name, file, revision=revision) for file in (ADAPTER, needed)]
         paths = [path for path in kept if isinstance(path, str)]
         if not paths:
             raise _refusal(name, revision, "is not in the cache and the Hub cannot be reached; connect to the network, "

@@ -19,6 +19,8 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 TRANSFORMER_LENS = "transformer-lens:"
 """Stands before the name of a model that only TransformerLens has: no Hub id holds a colon."""
+OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+"""Whose repositories on the Hub are in TransformerLens' own format."""
 
 
 def looks_local(name: str) -> bool:

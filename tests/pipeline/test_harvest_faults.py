@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from pipeline import harvest, paths
 from pipeline.params import run
@@ -240,7 +241,13 @@ def test_a_disk_that_will_not_do_is_refused_at_once(
     monkeypatch.chdir(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr(sys, "argv", ["harvest"])
-    monkeypatch.setattr(LanguageModel, "activations", None)
+    activations = LanguageModel.activations
+
+    def of_a_token(lm: LanguageModel, ids: Tensor, sites: Any) -> dict[str, Tensor]:
+        assert ids.numel() == 1  # which tells the width
+        return activations(lm, ids, sites)
+
+    monkeypatch.setattr(LanguageModel, "activations", of_a_token)
     with pytest.raises(SystemExit, match="2"):
         run(harvest.main, named=False)
     assert re.search(r"error: .* needs 0\.00 GB of disk, .* but 0\.00 GB are free", capsys.readouterr().err)

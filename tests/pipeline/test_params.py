@@ -123,6 +123,7 @@ BAD: list[tuple[str, Callable[[Params], None], str, str]] = [
     ("an unknown choice", put("dataset.positions", "end"), "dataset.positions is 'end'", "'last'"),
     ("an unknown precision", put("language_model.dtype", "fp32"), "language_model.dtype is 'fp32'", "'float32'"),
     ("an unknown device", put("language_model.device", "gpu"), "language_model.device is 'gpu'", "cuda"),
+    ("an unknown device map", put("language_model.device_map", "cpu"), "language_model.device_map is 'cpu'", "'auto'"),
     ("a layer too deep", put("site", "blocks.3.hook_resid_post"), "layer 3", "layers 0 to 2"),
     ("a negative layer", put("site", "blocks.-1.hook_resid_post"), "layer -1", "layers 0 to 2"),
     ("an unknown hook", put("site", "blocks.1.hook_resid_pst"), "blocks.1.hook_resid_pst", "hook_resid_post"),

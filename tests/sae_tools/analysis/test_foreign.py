@@ -18,7 +18,7 @@ CENTRED = {"center_writing_weights": True}
     ("name", "expected"),
     [("gpt2-small", "gpt2"), ("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped"),
      ("gemma-2-2b", "google/gemma-2-2b"), ("gpt2", "gpt2"), ("some/model", "some/model"),
-     ("/a/folder", "/a/folder"), ("", "")],
+     ("/a/folder", "/a/folder"), ("", ""), ("gelu-1l", "transformer-lens:gelu-1l")],
 )  # fmt: skip
 def test_short_names_become_hub_ids(name: str, expected: str) -> None:
     assert hub_id(name) == expected

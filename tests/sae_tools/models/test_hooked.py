@@ -110,6 +110,7 @@ def test_by_its_name_it_comes_from_the_hub_and_a_pickle_runs_nothing(
             ("transformer-lens:gpt2-small", None), ("transformer-lens:gelu-2l", None),
         )  # fmt: skip
     ids = torch.tensor([[0, *tokenizer("a fox", add_special_tokens=False)["input_ids"]]])
+    assert isinstance(good[0], list), good[0]
     assert good[0][0] == pytest.approx(float(theirs(ids).detach().sum()), abs=1e-2)
     assert "TransformerLens knows no model 'nonsense'" in unknown[0]
     assert "is on the Hub as it is; give 'gpt2' in its place" in its_own[0]

@@ -111,7 +111,7 @@ WRONG = {
     "me/masked": "'me/masked' of type 'bert' is no causal language model but a BertForMaskedLM",
     "me/translating": "'me/translating' of type 't5' is no causal language model but a T5ForConditionalGeneration",
     "me/strange": "'me/strange' cannot be loaded: The checkpoint you are trying to load has model type `never_seen`",
-    "me/bare": "'me/bare' holds no model: config.json is missing",
+    "me/bare": "'me/bare' is not what is looked for: it has no config.json",
     "me/wordless": "'me/wordless' cannot be loaded",
     "no good name": "'no good name' is neither a folder here nor a model",
 }

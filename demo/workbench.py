@@ -95,6 +95,10 @@ class Opened:
         """Feature by feature, base against finetuned model; None where the transfer stage did not run."""
         return self.results.agreement(self.name)
 
+    def load(self) -> None:
+        """Have all that is loaded when first asked for in memory."""
+        _ = self.sae, self.unit, self.finetuned if self.has_finetuned else None
+
     def row(self, feature: int) -> dict[str, Any]:
         """Everything that the features stage found of a feature."""
         return self.store.row(feature)

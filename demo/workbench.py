@@ -141,7 +141,7 @@ class Workbench:
         with self._opening:
             folder = self._folder / "saes" / name
             artifacts.verify(folder)
-            return saes.load(folder, device=str(opened.base.device))
+            return saes.load(folder).to(opened.base.device)  # no file can be read straight into ZeroGPU's memory
 
     def _model(self, about: dict[str, Any], dtype: str) -> LanguageModel:
         name, revision = about["name"], about.get("revision")

@@ -49,10 +49,7 @@ def card(root: Path, names: list[str], repo_id: str, licence: str) -> str:
         f"# Sparse autoencoders of {', '.join(map(plain, models))}",
         f"See their features, and steer the model with them, in [the Space of the same name]({space}).",
         *_loading(names, repo_id),
-        *(
-            [f"{', '.join(map(plain, local))}: models that lie in [the Space's files]({space}/tree/main)."]
-            * bool(local)
-        ),
+        *_local(local, space),
         *(part for name in names for part in _sae(results, name)),
         "## Limits",
         "\n".join(f"- {sentence}" for sentence in LIMITS),
@@ -66,6 +63,11 @@ def plain(text: object) -> str:
     """Text on one line, for any place in Markdown: nothing in it is markup, a link, or the end of a table's cell."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*_{}\[\]()#+!|~:@])", r"\\\1", line)
+
+
+def _local(models: list[str], space: str) -> list[str]:
+    names = ", ".join(map(plain, models))
+    return [f"Not on the Hub, but in [the Space's files]({space}/tree/main): {names}."] if models else []
 
 
 def _loading(names: list[str], repo_id: str) -> list[str]:

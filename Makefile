@@ -1,6 +1,8 @@
 # make demo: from nothing to the page.  make test: the same set-up, then every check.  make space: the page as a Space.
 # make demo PRESET=gpt2: the same for a file of presets/.
+# With CONSTRAINTS=/dev/null: the newest versions of all packages in place of those that were tested.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -26,7 +28,7 @@ space: results
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet --constraint constraints.txt --editable ".[pipeline,demo,dev]"
+	pip install --quiet --constraint $(CONSTRAINTS) --editable ".[pipeline,demo,dev]"
 	touch $@
 
 clean:

@@ -23,6 +23,7 @@ from demo.reading import NEXT, read
 from demo.steering.ask import Ask
 from demo.steering.pushes import checked
 from demo.writing import write
+from demo.zerogpu import on_gpu
 from sae_tools.analysis.search import MATCH, Wanted, Where, spellings
 from sae_tools.analysis.steering import steer
 from sae_tools.common.errors import WorkbenchError
@@ -51,7 +52,8 @@ class Api:
             (self.next_tokens, "read"),
         )  # fmt: skip
         for endpoint, group in endpoints:
-            gr.api(_told(endpoint), api_name=endpoint.__name__, concurrency_limit=TURNS[group], concurrency_id=group)
+            told = _told(endpoint) if group == "tables" else on_gpu(_told(endpoint))
+            gr.api(told, api_name=endpoint.__name__, concurrency_limit=TURNS[group], concurrency_id=group)
 
     def features(self, text: str, count: int = 20, sae: str = "") -> Listed:
         """The features that fire on a text, each at its strongest token, the strongest first.

@@ -21,6 +21,7 @@ from demo import limits
 from demo.inputs import unchecked
 from demo.limits import Refused
 from demo.tab import View
+from demo.zerogpu import on_gpu
 from sae_tools.common.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Page:
         Answers of one group share their turns: `tables` touches no model, `read` runs one once, `write` generates.
         """
         return trigger(
-            self._wrapped(answer, list(outputs)), [self.sae, *inputs], list(outputs), concurrency_limit=TURNS[group],
+            self._wrapped(answer, list(outputs), group), [self.sae, *inputs], list(outputs),
+            concurrency_limit=TURNS[group],
             concurrency_id=group, show_progress="hidden", **PRIVATE, **more,
         )  # fmt: skip
 
@@ -88,7 +90,7 @@ class Page:
     ) -> Any:  # fmt: skip
         """As `on`, for a click on an element of `part` that carries `data-…`: `answer(opened, data, *values)`."""
 
-        answered = self._wrapped(answer, list(outputs))
+        answered = self._wrapped(answer, list(outputs), group)
 
         def clicked(event: gr.EventData, sae: object, *values: object) -> Any:
             return answered(sae, dict(event._data or {}), *values)
@@ -137,8 +139,12 @@ class Page:
         """Whether the workbench is open."""
         return self._bench.done()
 
-    def _wrapped(self, answer: Answer, outputs: list[Any]) -> Answer:
-        """From the value of the SAE's box and of inputs to values in the order of `outputs`."""
+    def _wrapped(self, answer: Answer, outputs: list[Any], group: str) -> Answer:
+        """From the value of the SAE's box and of inputs to values in the order of `outputs`; where the models are."""
+        plain = self._listed(answer, outputs)
+        return plain if group == "tables" else on_gpu(plain)
+
+    def _listed(self, answer: Answer, outputs: list[Any]) -> Answer:
 
         def listed(view: View) -> Any:
             if unknown := [part for part in view if part not in outputs]:

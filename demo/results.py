@@ -41,8 +41,11 @@ class Results:
 
     def verdict(self, name: str) -> list[str]:
         """What those mean, in sentences; none where nothing was measured."""
-        found = read_json(self.artifacts / "evaluation" / name / "verdict.json")
-        return [str(sentence) for sentence in found] if isinstance(found, list) else []
+        return _sentences(self.artifacts / "evaluation" / name / "verdict.json")
+
+    def transfer_verdict(self, name: str) -> list[str]:
+        """The same of the finetuned model."""
+        return _sentences(self.artifacts / "transfer" / name / "verdict.json")
 
     def recipe(self, name: str) -> dict[str, Any]:
         """How an SAE was trained, or which release it is; {} where neither is known."""
@@ -95,6 +98,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ArtifactError(f"{path} is not JSON ({error}): run `dvc repro` to write it again.") from None
+
+
+def _sentences(path: Path) -> list[str]:
+    found = read_json(path)
+    return [str(sentence) for sentence in found] if isinstance(found, list) else []
 
 
 def _object(value: object) -> dict[str, Any]:

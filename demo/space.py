@@ -1,26 +1,28 @@
 """`python -m demo.space` makes `build/space/`: the page as a complete Hugging Face Space, and no more.
 
 The folder holds code, SAEs, features, what was measured, and the local models that the features name; no tokens, no
-activations. Models named by a Hub id are fetched by the Space itself. To publish:
-`hf upload <user>/<space> build/space --repo-type space`.
+activations. Models named by a Hub id are fetched by the Space itself. With `--repo-id` it is published, and the SAEs
+beside it as a model repository.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import shutil
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from demo.publishing.card import TAGS
+from demo.publishing.folders import copy, copy_folder, replacing
 from demo.results import Results
 from sae_tools.common import artifacts
 from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
 from sae_tools.models.sources import TRANSFORMER_LENS
 
-TARGET = Path("build/space")
+TARGET, SAES = Path("build/space"), Path("build/saes")
 MOST_BYTES = 60_000_000
 PACKAGES = ("sae_tools", "demo")
 CODE = {".py", ".css", ".js"}
@@ -35,13 +37,12 @@ colorFrom: green
 colorTo: gray
 sdk: gradio
 sdk_version: {gradio}
-python_version: "3.11"
+python_version: "3.12"
 app_file: app.py
 license: mit
 short_description: Look inside a language model and steer its features
 tags:
-- interpretability
-- sparse-autoencoder
+{tags}
 {models}---
 
 # SAE Workbench
@@ -63,48 +64,46 @@ if __name__ == "__main__":
 '''
 
 
-def build(root: Path, target: Path, most_bytes: int = MOST_BYTES) -> int:
+def build(root: Path, target: Path, most_bytes: int = MOST_BYTES, linked: Sequence[str] = ()) -> int:
     """Write the Space for the project in `root` to `target`, whole or not at all; returns its size in bytes.
+
+    Its README links the models on the Hub that it runs, and `linked` ones.
 
     Raises:
         WorkbenchError: artifacts are missing or damaged, a local model lies outside the project, or it is too large.
     """
     results = Results(root / "artifacts")
     models = _models(root, results)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        _fill(temporary, root, results, models)
-        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+    with replacing(target) as space:
+        _fill(space, root, results, models, linked)
+        size = sum(path.stat().st_size for path in space.rglob("*") if path.is_file())
         if size > most_bytes:
             limit = f"{most_bytes / 1e6:.0f} MB"
-            raise ArtifactError(f"The Space would take {size / 1e6:.1f} MB, more than {limit}: {_largest(temporary)}.")
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
-        return size
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            raise ArtifactError(f"The Space would take {size / 1e6:.1f} MB, more than {limit}: {_largest(space)}.")
+    return size
 
 
-def _fill(space: Path, root: Path, results: Results, models: list[str]) -> None:
+def _fill(space: Path, root: Path, results: Results, models: list[str], linked: Sequence[str]) -> None:
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):
             if path.suffix in CODE and "__pycache__" not in path.parts:
-                _copy(path, space / path.relative_to(root))
+                copy(path, space / path.relative_to(root))
     for name in results.names():
         for kind in ("saes", "features", "evaluation", "transfer"):
-            _copy_folder(root / "artifacts" / kind / name, space / "artifacts" / kind / name)
+            copy_folder(root / "artifacts" / kind / name, space / "artifacts" / kind / name)
     for path in _compared(results.names()):
-        _copy(root / "artifacts" / path, space / "artifacts" / path)
+        copy(root / "artifacts" / path, space / "artifacts" / path)
     for model in models:
         if (root / model).is_dir():
             for pattern in MODEL_FILES:
                 for path in sorted((root / model).glob(pattern)):
-                    _copy(path, space / model / path.name)
+                    copy(path, space / model / path.name)
     pins = _pins(root / "constraints.txt")
-    hub = [model for model in models if not (root / model).is_dir() and not model.startswith(TRANSFORMER_LENS)]
+    fetched = (model for model in models if not (root / model).is_dir() and not model.startswith(TRANSFORMER_LENS))
+    hub = [*fetched, *linked]
     listed = "".join(f"- {model}\n" for model in hub)
-    (space / "README.md").write_text(README.format(gradio=pins["gradio"], models=f"models:\n{listed}" if hub else ""))
+    tags, models_listed = "\n".join(f"- {tag}" for tag in TAGS), f"models:\n{listed}" if hub else ""
+    (space / "README.md").write_text(README.format(gradio=pins["gradio"], tags=tags, models=models_listed))
     (space / "app.py").write_text(APP)
     needed = sorted(_needed(root / "pyproject.toml") - LEFT_TO_SPACES)
     (space / "requirements.txt").write_text("".join(f"{name}=={pins[name]}\n" for name in needed))
@@ -131,19 +130,6 @@ def _models(root: Path, results: Results) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _copy_folder(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            _copy(path, target / path.relative_to(source))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file where there is one."""
-    if source.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
 def _largest(folder: Path) -> str:
     sizes = sorted(((path.stat().st_size, path) for path in folder.rglob("*") if path.is_file()), reverse=True)
     return ", ".join(f"{path.relative_to(folder)} has {size / 1e6:.1f} MB" for size, path in sizes[:3])
@@ -164,14 +150,54 @@ def _needed(path: Path) -> set[str]:
     return {_plain(line) for line in [*project["dependencies"], *project["optional-dependencies"]["demo"]]}
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    given = parse(arguments)
     try:
-        size = build(Path(), TARGET)
+        if not given.repo_id:
+            print(f"{TARGET} holds the Space, {build(Path(), TARGET) / 1e6:.1f} MB.")
+            return 0
+        from demo.publishing import hub, repository
+
+        to = hub.checked(given.repo_id)
+        names = repository.trained(Path())
+        build(Path(), TARGET, linked=[given.repo_id] if names else [])
+        folders = {"space": TARGET}
+        if names:
+            repository.build(Path(), SAES, names, given.repo_id, given.license)
+            folders = {"model": SAES, **folders}
+        print(*to.publish(folders, given.private), sep="\n")
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{TARGET} holds the Space, {size / 1e6:.1f} MB.")
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.space", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"""\
+Make {TARGET}: the page, with the SAEs and what was measured, as a complete Hugging Face Space.
+
+With --repo-id, publish it. Models and Spaces have separate names on the Hub, so one id serves for two things:
+  the Space             huggingface.co/spaces/OWNER/NAME   the page
+  the model repository  huggingface.co/OWNER/NAME          the SAEs that were trained here, in SAELens' layout
+Run it again to update both: what did not change is not sent, what is gone here goes there, and an upload that was
+killed goes on. What was not made by this command is never replaced.""",
+        epilog="Sign in first, by `hf auth login` or HF_TOKEN. A new Space needs an account that may create Spaces.",
+    )  # fmt: skip
+    parser.add_argument("--repo-id", default="", metavar="OWNER/NAME", help="publish under this id")
+    parser.add_argument("--private", action="store_true", help="let nobody else see either; made so before any upload")
+    parser.add_argument(
+        "--license", default="mit", metavar="ID", help="of the SAEs, as the Hub writes it: mit, apache-2.0, gemma, "
+        "other (default: %(default)s)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    if given.private and not given.repo_id:
+        parser.error("--private goes with --repo-id")
+    return given
 
 
 if __name__ == "__main__":

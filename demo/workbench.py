@@ -95,6 +95,10 @@ class Opened:
         """Feature by feature, base against finetuned model; None where the transfer stage did not run."""
         return self.results.agreement(self.name)
 
+    def load(self) -> None:
+        """Have all that is loaded when first asked for in memory."""
+        _ = self.sae, self.unit, self.finetuned if self.has_finetuned else None
+
     def row(self, feature: int) -> dict[str, Any]:
         """Everything that the features stage found of a feature."""
         return self.store.row(feature)
@@ -137,7 +141,7 @@ class Workbench:
         with self._opening:
             folder = self._folder / "saes" / name
             artifacts.verify(folder)
-            return saes.load(folder, device=str(opened.base.device))
+            return saes.load(folder).to(opened.base.device)  # no file can be read straight into ZeroGPU's memory
 
     def _model(self, about: dict[str, Any], dtype: str) -> LanguageModel:
         name, revision = about["name"], about.get("revision")

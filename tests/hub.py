@@ -3,6 +3,7 @@
     folder/owner/name/config.json          a model; `name` alone is an id too
     folder/owner/name@v2/config.json       the same model at its branch, tag or commit `v2`
     folder/datasets/owner/name/a.parquet   a data set
+    folder/spaces/owner/name/app.py        a Space
 
 `huggingface_hub` reads where the Hub is when it is imported: run the code under test in a process of its own, with
 `environment(endpoint, home)`.
@@ -24,16 +25,22 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 API = re.compile(
-    r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+?(?:/[^/]+?)??)"
+    r"/api/(?P<kind>models|datasets|spaces)/(?P<id>[^/]+?(?:/[^/]+?)??)"
     r"(?:/(?P<what>revision|tree|paths-info|refs)(?:/(?P<revision>[^/]+)(?:/(?P<path>.+))?)?)?"
 )
-FILE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+FILE = re.compile(r"/(?P<kind>datasets/|spaces/)?(?P<id>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
 @contextmanager
 def hub(folder: Path, gated: Collection[str] = ()) -> Iterator[str]:
     """The endpoint of a Hub that serves `folder`; the files of `gated` ids are refused to all."""
-    server = _Server(folder, gated)
+    with serving(Server(folder, gated)) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[str]:
+    """Its endpoint, while it answers in a thread of its own."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -57,7 +64,9 @@ def environment(endpoint: str, home: Path) -> dict[str, str]:
     }
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, as the Hub gives it
+class Refused(Exception):  # noqa: N818
+    """An answer, as the Hub gives it."""
+
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status, self.code, self.message = status, code, message
 
@@ -96,15 +105,11 @@ class _Snapshot:
         return {"type": "file", "path": name, "size": self.files[name].stat().st_size, "oid": self.etags[name]}
 
 
-class _Server(ThreadingHTTPServer):
-    def __init__(self, folder: Path, gated: Collection[str]) -> None:
-        super().__init__(("127.0.0.1", 0), _Answers)
-        self.folder, self.gated = folder, gated
+class Answers(BaseHTTPRequestHandler):
+    """What a Hub that only reads answers."""
 
-
-class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: Server
 
     def do_GET(self) -> None:
         self._answer(b"")
@@ -126,21 +131,21 @@ class _Answers(BaseHTTPRequestHandler):
                 values = {key: unquote(value or "") for key, value in match.groupdict().items()}
                 self._send(200, json.dumps(self._about(**values, query=url.query, body=body)).encode())
             else:
-                raise _Refused(404, "NotFound", f"no such path: {url.path}")
-        except _Refused as refused:
+                raise Refused(404, "NotFound", f"no such path: {url.path}")
+        except Refused as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
             self._send(refused.status, json.dumps({"error": refused.message}).encode(), headers)
 
     def _snapshot(self, kind: str, repo: str, revision: str) -> _Snapshot:
-        at = self.server.folder / ("datasets" if kind.startswith("datasets") else "") / repo
+        at = self.server.folder / kind.removesuffix("/").replace("models", "") / repo
         if ".." in repo.split("/") or not at.is_dir():
             # To whom is not signed in the Hub tells no missing repository from a private one.
-            raise _Refused(401, "RepoNotFound", "Invalid username or password.")
+            raise Refused(401, "RepoNotFound", "Invalid username or password.")
         main, *others = _Snapshot(at), *map(_Snapshot, at.parent.glob(f"{at.name}@*"))
         for snapshot in (main, *others):
             if revision in (snapshot.folder.name.partition("@")[2] or "main", snapshot.commit):
                 return snapshot
-        raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
     def _about(self, kind: str, id: str, what: str, revision: str, path: str, query: str, body: bytes) -> Any:  # noqa: A002
         if what == "refs":
@@ -164,7 +169,7 @@ class _Answers(BaseHTTPRequestHandler):
         snapshot = self._snapshot(kind, repo, revision)
         if repo in self.server.gated:
             status = 403 if self.headers.get("Authorization") else 401
-            raise _Refused(status, "GatedRepo", f"Access to {repo} is restricted.")
+            raise Refused(status, "GatedRepo", f"Access to {repo} is restricted.")
         commit = {"X-Repo-Commit": snapshot.commit}
         if name not in snapshot.files:
             self._send(404, b"", commit | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
@@ -190,3 +195,11 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+
+class Server(ThreadingHTTPServer):
+    """A Hub of the repositories in a folder."""
+
+    def __init__(self, folder: Path, gated: Collection[str] = (), answers: type[Answers] = Answers) -> None:
+        super().__init__(("127.0.0.1", 0), answers)
+        self.folder, self.gated = folder, gated

@@ -84,3 +84,39 @@ def test_the_public_face_is_that_of_the_rooms_and_loads_nothing_before_it_is_use
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = sae_tools.trian
+
+
+WITHOUT_TRANSFORMER_LENS = """
+import importlib, pkgutil, sys, traceback
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "transformer_lens":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+tried = 0
+for package in ("sae_tools", "pipeline", "demo"):
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, f"{package}."):
+        try:
+            importlib.import_module(module.name)
+            tried += 1
+        except ModuleNotFoundError as error:
+            files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+            print(module.name, next(file.split("/")[-3:] for file in reversed(files) if "site-packages" in file)[0])
+print(tried, "imported")
+"""
+
+
+def test_without_transformer_lens_only_saelens_is_missing() -> None:
+    """SAELens imports it as it is imported itself; of this project only what needs SAELens then does not open."""
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_TRANSFORMER_LENS], cwd=REPO, capture_output=True, text=True
+    )
+    *missing, imported = said.stdout.splitlines()
+    modules, importers = zip(*(line.split() for line in missing), strict=True)
+    assert set(importers) == {"sae_lens"}
+    rooms = {name.split(".")[1] if name.startswith("sae_tools.") else name for name in modules}
+    assert rooms == {"saes", "training", "analysis"}
+    assert int(imported.split()[0]) > 100

@@ -162,8 +162,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "matryoshka_batchtopk": {"k": 4.0, "matryoshka_widths": [16, 64]},
     "jumprelu": {"jumprelu_init_threshold": 0.1},
     "matching_pursuit": {"max_iterations": 4, "decoder_init_norm": 1.0},
+    "sae_tools.training.variants.annealed_topk": {"k": 4},
 }
 """Every trainable architecture, with the least options that it needs at d_sae = 64: a new one is one line here."""
+OF_SAELENS = tuple(name for name in ARCHITECTURES if "." not in name)
+"""Those that SAELens trains too; the others are modules of our own."""
 
 
 def random_sae(

@@ -15,7 +15,7 @@ from sae_tools.common import architectures, settings
 from sae_tools.common.errors import SettingError
 from sae_tools.common.read_settings import read, read_sae
 from sae_tools.common.settings import Dataset, Features, Models, Pretrained, Recipe, Transfer
-from tests.conftest import ARCHITECTURES
+from tests.conftest import OF_SAELENS
 
 COMMON = {"apply_b_dec_to_input", "normalize_activations", "decoder_init_norm"}
 RECIPE = {"architecture": "topk", "d_sae": 64, "k": 4, "training_tokens": 1000}
@@ -23,7 +23,7 @@ RECIPE = {"architecture": "topk", "d_sae": 64, "k": 4, "training_tokens": 1000}
 
 def test_architectures_are_saelens_s_trainable_ones() -> None:
     theirs = {name for name, (cls, _) in SAE_TRAINING_CLASS_REGISTRY.items() if cls.__module__.startswith("sae_lens.")}
-    assert set(architectures.ARCHITECTURES) == theirs == set(ARCHITECTURES)
+    assert set(architectures.ARCHITECTURES) == theirs == set(OF_SAELENS)
 
 
 @pytest.mark.parametrize("architecture", SAE_TRAINING_CLASS_REGISTRY)

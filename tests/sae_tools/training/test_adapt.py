@@ -24,7 +24,7 @@ from sae_tools.training.adapt import WAYS, adapt, mean_l0, plan, recipe_of, shor
 from sae_tools.training.run import Watch
 from sae_tools.training.train import train
 from sae_tools.training.trainee import Trainee
-from tests.conftest import ARCHITECTURES, random_sae
+from tests.conftest import ARCHITECTURES, OF_SAELENS, random_sae
 from tests.sae_tools import forked
 
 D_IN, D_SAE, BATCH = 12, 64, 32
@@ -265,7 +265,7 @@ def test_new_latents_lie_along_the_error_and_fire_on_their_share(tmp_path: Path)
     assert wide.W_dec[D_SAE:].norm(dim=1).mean().item() == pytest.approx(base.W_dec.norm(dim=1).mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("architecture", WITH_ENCODER)
+@pytest.mark.parametrize("architecture", sorted(set(WITH_ENCODER) & set(OF_SAELENS)))
 def test_a_pretrained_sae_tells_its_recipe(architecture: str, tmp_path: Path) -> None:
     base = saved(architecture, tmp_path / "base")
     found = recipe_of(base, Adapt(n_tokens=320, batch_size=32))

@@ -20,7 +20,7 @@ from sae_tools.training.run import CURVE_POINTS, Trained
 from sae_tools.training.train import norm_scale
 from sae_tools.training.train import train as train_from
 from sae_tools.training.trainee import learning_rate
-from tests.conftest import ARCHITECTURES
+from tests.conftest import ARCHITECTURES, OF_SAELENS
 
 D_IN = 16
 
@@ -89,7 +89,7 @@ def test_the_true_features_of_a_toy_superposition_are_found(
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", OF_SAELENS)
 def test_steps_equal_saelens_s_trainer(architecture: str) -> None:
     options = {"standard": {"l1_warm_up_steps": 8}, "jumprelu": {"l0_warm_up_steps": 8}}.get(architecture)
     config = recipe(architecture, options, lr_warm_up_steps=5, lr_decay_steps=6)

@@ -15,7 +15,7 @@ test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile  # threads of one process would wait for those of the other
+	pytest
 
 results: preset
 	dvc repro

@@ -14,7 +14,6 @@ from sae_tools.common import costs
 from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Recipe
 from sae_tools.models.lm import load_base, pick_device
-from sae_tools.training.trainee import Trainee
 
 
 def measured(params: Params, run: costs.Run, seconds: float) -> dict[str, float]:
@@ -50,6 +49,8 @@ def _model(params: Params, shape: costs.Shape, seconds: float) -> float:
 
 
 def _sae(params: Params, recipe: Recipe, d_in: int, seconds: float) -> float:
+    from sae_tools.training.trainee import Trainee  # with SAELens, which takes seconds to import
+
     device = pick_device(params.language_model.device)
     trainee = Trainee(recipe, recipe.seed, d_in, {}, str(device), product_dtype(recipe.product_dtype, device))
     rows = torch.randn(recipe.batch_size, d_in, generator=torch.Generator().manual_seed(0)).to(device)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -261,14 +260,6 @@ def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workbench(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder with all that the real stages make of `SMALL`, one for all processes of a test run. Read only."""
-    if worker_id == "master":
-        return run_pipeline(tmp_path_factory.mktemp("workbench"), SMALL)
-    folder = tmp_path_factory.getbasetemp().parent / "workbench"
-    with FileLock(folder.with_suffix(".lock")):
-        if not (made := folder.with_suffix(".made")).exists():
-            folder.mkdir()
-            run_pipeline(folder, SMALL)
-            made.touch()
-    return folder
+def workbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the real stages make of `SMALL`. Read only."""
+    return run_pipeline(tmp_path_factory.mktemp("workbench"), SMALL)

@@ -86,7 +86,8 @@ def ran(module: str, arguments: list[str]) -> int:
     """`python -m module arguments`, in this process; its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module, *arguments])
-        patch.delitem(sys.modules, module, raising=False)
+        for name in (module, f"{module}.__main__"):
+            patch.delitem(sys.modules, name, raising=False)
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
         except SystemExit as error:

@@ -103,12 +103,12 @@ def test_stop_stops(visit: Visit) -> None:
     page = visit("?tab=steer&new_tokens=128")
     page.wait_for_timeout(1500)  # a page that is still being filled is behind the model, which ends meanwhile
     page.evaluate(RUN_AND_STOP)
-    expect(page.locator("#steer-note")).to_have_text("Stopped.")
+    expect(page.locator("#steer-note p")).to_have_text("Stopped.")
     page.wait_for_timeout(300)  # what was under way when Stop was pressed may still arrive
     stopped = page.locator("#steered-text .text").text_content()
     page.wait_for_timeout(700)
     assert page.locator("#steered-text .text").text_content() == stopped
-    expect(page.locator("#steer-note")).to_have_text("Stopped.")
+    expect(page.locator("#steer-note p")).to_have_text("Stopped.")
     _, whole = write(page)
     assert whole.startswith(stopped)
     assert len(whole) > len(stopped)

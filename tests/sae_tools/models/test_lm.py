@@ -50,8 +50,9 @@ def test_activations_equal_transformer_lens(
     found = lm.activations(ids, [lm.site(name) for name in names])
     if family in NOT_IN_BRIDGE:
         return hold_to_the_sums(lm, ids, found)
-    # It looks for an image processor on the Hub.
+    # Of a model that sees it looks for an image processor on the Hub, and then installs torchvision, and another torch.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("subprocess.check_call", None)
     model = AutoModelForCausalLM.from_pretrained(lm.name, attn_implementation="eager")
     bridge = TransformerBridge.boot_transformers(lm.name, hf_model=model, tokenizer=lm.tokenizer, device="cpu")
     _, cache = bridge.run_with_cache(ids)

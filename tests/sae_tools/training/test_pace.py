@@ -90,7 +90,7 @@ def test_a_checkpoint_keeps_the_choice(monkeypatch: pytest.MonkeyPatch, tmp_path
         folder = tmp_path / str(step)
         with monkeypatch.context() as patch:
             clock = Clock(patch, "dense")
-            patch.setattr("sae_tools.training.train.reach", dies(step))
+            patch.setattr("sae_tools.training.run.reach", dies(step))
             with pytest.raises(Killed):
                 run(folder=folder)
         with monkeypatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -186,11 +187,15 @@ def test_a_model_against_itself_has_nothing_of_its_own(rows: tuple[Tensor, Tenso
         assert len(values) == 0 or float(values.std()) < 0.01 * float(values.mean())
 
 
-def test_a_run_of_one_seed_gives_one_result(pairs: Pairs, crosscoder: Crosscoder, tmp_path: Path) -> None:
-    again = train_crosscoder(pairs, CONFIG, ABOUT, "cpu", tmp_path)
+def test_a_run_of_one_seed_gives_one_result(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which way of stepping is faster is timed anew in each run, and the two round differently.
+    monkeypatch.setattr(
+        "sae_tools.training.crosscoder.recipe_of", lambda *of: dataclasses.replace(recipe_of(*of), step="sparse")
+    )
+    one, two = (train_crosscoder(pairs, CONFIG, ABOUT, "cpu", tmp_path / name) for name in ("one", "two"))
     for name in ("joint", "base", "finetuned"):
-        one, two = getattr(crosscoder, name).state_dict(), getattr(again, name).state_dict()
-        assert all(torch.equal(one[key], two[key]) for key in one)
+        mine, other = getattr(one, name).state_dict(), getattr(two, name).state_dict()
+        assert all(torch.equal(mine[key], other[key]) for key in mine)
 
 
 def test_more_latents_at_once_than_there_are_is_refused() -> None:

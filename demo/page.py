@@ -145,7 +145,6 @@ class Page:
         return plain if group == "tables" else on_gpu(plain)
 
     def _listed(self, answer: Answer, outputs: list[Any]) -> Answer:
-
         def listed(view: View) -> Any:
             if unknown := [part for part in view if part not in outputs]:
                 raise KeyError(f"{answer.__qualname__} fills parts that it did not name: {unknown}")

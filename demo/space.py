@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from demo.publishing.card import TAGS
-from demo.publishing.folders import copy, copy_folder, replacing
+from demo.publishing.folders import copy, copy_folder, on_hub, replacing
 from demo.results import Results
 from sae_tools.common import artifacts
 from sae_tools.common.errors import ArtifactError, InputError, WorkbenchError
-from sae_tools.models.sources import TRANSFORMER_LENS
 
 TARGET, SAES = Path("build/space"), Path("build/saes")
 MOST_BYTES = 60_000_000
@@ -99,8 +98,7 @@ def _fill(space: Path, root: Path, results: Results, models: list[str], linked: 
                 for path in sorted((root / model).glob(pattern)):
                     copy(path, space / model / path.name)
     pins = _pins(root / "constraints.txt")
-    fetched = (model for model in models if not (root / model).is_dir() and not model.startswith(TRANSFORMER_LENS))
-    hub = [*fetched, *linked]
+    hub = [*(model for model in models if on_hub(root, model)), *linked]
     listed = "".join(f"- {model}\n" for model in hub)
     tags, models_listed = "\n".join(f"- {tag}" for tag in TAGS), f"models:\n{listed}" if hub else ""
     (space / "README.md").write_text(README.format(gradio=pins["gradio"], tags=tags, models=models_listed))

@@ -11,13 +11,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pipeline.params import Params, load
 from sae_tools.common import costs
 from sae_tools.common.errors import WorkbenchError
-from sae_tools.common.settings import Pretrained
+from sae_tools.common.settings import Pretrained, Recipe
 
 Found = TypeVar("Found")
 SECONDS = 10.0
@@ -56,7 +57,7 @@ def counted(params: Params, missing: list[str]) -> costs.Run | None:
         finetuned, revision = models.finetuned, models.finetuned_revision
         _tried(lambda: load_config(finetuned, revision), missing)
     for dataset in (params.dataset, *([second] if second else [])):
-        _tried(lambda dataset=dataset: check_readable(dataset), missing)  # type: ignore[misc]
+        _tried(partial(check_readable, dataset), missing)
     shape = _tried(lambda: shape_of(config, params.site), missing) if config is not None else None
     if shape is None:
         return None
@@ -67,10 +68,10 @@ def counted(params: Params, missing: list[str]) -> costs.Run | None:
     )  # fmt: skip
 
 
-def _size(recipe: object, d_in: int, missing: list[str]) -> int:
+def _size(recipe: Recipe | Pretrained, d_in: int, missing: list[str]) -> int:
     """d_sae; of an SAE that can't be read, 16 d_in."""
-    if not isinstance(recipe, Pretrained):
-        return int(recipe.d_sae)  # type: ignore[attr-defined]
+    if isinstance(recipe, Recipe):
+        return recipe.d_sae
     from sae_tools import saes
 
     found = _tried(lambda: saes.size(recipe.release, recipe.sae_id), missing)

@@ -25,7 +25,8 @@ def main(params: Params) -> None:
     if not recipes:
         with new_folder(paths.STREAMED):
             return
-    spread(params.language_model.device, gcd(*(recipe.batch_size for recipe in recipes.values())))
+    if params.language_model.device_map is None:  # else one process has all GPUs
+        spread(params.language_model.device, gcd(*(recipe.batch_size for recipe in recipes.values())))
     from sae_tools.common import distributed
 
     with distributed.group():
@@ -69,7 +70,7 @@ def _train(params: Params, recipes: dict[str, Recipe]) -> None:
             )
             for place, recipe in recipes.items()
         }
-        train_together(list(runs.values()), stream.d_in, stream.shards)
+        train_together(list(runs.values()), stream.shards)
         if first:
             with new_folder(paths.STREAMED) as new:
                 for place, run in runs.items():

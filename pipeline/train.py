@@ -40,7 +40,7 @@ def main(params: Params, name: str) -> None:
     if not isinstance(recipe, Recipe):
         fetch(params, name, recipe)
     elif paths.streamed(name).is_dir():
-        take(params, name)
+        take(params, name, recipe)
     else:
         train_into(paths.sae(name), params, recipe, lambda result, rows: write(params, name, result, rows))
 
@@ -107,7 +107,7 @@ def write(params: Params, name: str, result: Trained, rows: Tensor) -> None:
     tell(name, told(result, rows), rows)
 
 
-def take(params: Params, name: str) -> None:
+def take(params: Params, name: str, recipe: Recipe) -> None:
     """As `write`, of what `stream` has trained."""
     from sae_tools.activations.shards import Shards
     from sae_tools.common.artifacts import new_folder
@@ -118,8 +118,8 @@ def take(params: Params, name: str) -> None:
     source = paths.streamed(name)
     with new_folder(paths.sae(name), about(params, name)) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(TOLD))
-    sample = Shards(paths.ACTIVATIONS / params.site).sample(COMPARED, params.saes[name].seed)  # type: ignore[union-attr]
-    tell(name, json.loads((source / TOLD).read_text()), sample)
+    rows = Shards(paths.ACTIVATIONS / params.site).sample(COMPARED, recipe.seed)
+    tell(name, json.loads((source / TOLD).read_text()), rows)
 
 
 def save(result: Trained, folder: Path) -> None:

@@ -43,7 +43,7 @@ def turns(sizes: Sequence[int], start: int, stop: int, seed: int) -> Iterator[Tu
         epoch += 1
 
 
-class Cutter:
+class Batcher:
     """Rows as they come, cut into batches: what is left over opens the next batch."""
 
     def __init__(self, batch_size: int, d_in: int) -> None:
@@ -71,9 +71,9 @@ class Reader:
 
     def __init__(self, d_in: int, batch_size: int, n_tokens: int, seed: int, first: int = 0) -> None:
         self.start, self.stop = first * batch_size, -(-n_tokens // batch_size) * batch_size
-        self._seed, self._cutter = seed, Cutter(batch_size, d_in)
+        self._seed, self._batcher = seed, Batcher(batch_size, d_in)
 
     def add(self, turn: Turn, acts: Tensor) -> Iterator[Tensor]:
         """The batches that this shard completes."""
         if turn.at < self.stop and self.start < turn.at + turn.n_rows:
-            yield from self._cutter.add(acts[turn.rows(self._seed, self.start, self.stop)])
+            yield from self._batcher.add(acts[turn.rows(self._seed, self.start, self.stop)])

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_tools.activations.order import Cutter, Turn, turns
+from sae_tools.activations.order import Batcher, Turn, turns
 from sae_tools.common.artifacts import new_file, sha256, write_json
 from sae_tools.common.draws import generator
 from sae_tools.common.errors import ArtifactError
@@ -143,11 +143,11 @@ class Shards:
         is read in a thread of its own while one is used.
         """
         start, stop = first * batch_size, -(-n_tokens // batch_size) * batch_size
-        cutter = Cutter(batch_size, self.d_in)
+        batcher = Batcher(batch_size, self.d_in)
         reads = (partial(self._read, t.shard, t.rows(seed, start, stop)) for t in turns(self.sizes, start, stop, seed))
         with closing(_ahead(reads)) as shards:
             for rows in shards:
-                yield from cutter.add(rows)
+                yield from batcher.add(rows)
                 del rows  # or it would stay in memory while the one after the next is read
 
     def sample(self, n: int, seed: int) -> Tensor:

@@ -80,7 +80,7 @@ class Run:
             Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype, scale, start, frozen_latents)
             for i in range(recipe.seeds)
         ]
-        self.recipe, self.folder, self.watch, self.scale = recipe, folder, watch, scale
+        self.d_in, self.recipe, self.folder, self.watch, self.scale = d_in, recipe, folder, watch, scale
         self.dtype = str(dtype).removeprefix("torch.")
         self.n_steps, self.done = -(-recipe.training_tokens // recipe.batch_size), 0
         self.curve: list[dict[str, float]] = []

@@ -57,7 +57,7 @@ def train(
     return run.finished()
 
 
-def train_together(runs: Sequence[Run], d_in: int, shards: Shards) -> None:
+def train_together(runs: Sequence[Run], shards: Shards) -> None:
     """Train runs of any recipes from one reading of the shards, each in its own order and for its own number of tokens.
 
     A run that has ended is saved, so that it is not made anew when the others go on after a kill.
@@ -67,7 +67,7 @@ def train_together(runs: Sequence[Run], d_in: int, shards: Shards) -> None:
         SystemExit: SIGTERM or Ctrl-C came; every run is saved.
     """
     readers = [
-        Reader(d_in, run.recipe.batch_size, run.recipe.training_tokens, run.recipe.seed, run.done) for run in runs
+        Reader(run.d_in, run.recipe.batch_size, run.recipe.training_tokens, run.recipe.seed, run.done) for run in runs
     ]
     with ExitStack() as stack:
         stack.enter_context(memory.kept())

@@ -44,7 +44,7 @@ def together(folder: Path, out: Path) -> None:
         name: Run(D_IN, config, {}, "cpu", SCALES[name], folder / name, checkpoint_seconds=0.0)
         for name, config in RECIPES.items()
     }
-    train_together(list(runs.values()), D_IN, shards)
+    train_together(list(runs.values()), shards)
     torch.save({name: state(run.finished()) for name, run in runs.items()}, out)
 
 
@@ -95,9 +95,9 @@ def test_killed_they_go_on_each_from_where_it_stood(expected: Any, tmp_path: Pat
 
 def test_what_has_ended_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [Run(D_IN, config, {}, "cpu", 1.0, tmp_path / name) for name, config in RECIPES.items()]
-    train_together(runs, D_IN, shards)
+    train_together(runs, shards)
     again = [Run(D_IN, config, {}, "cpu", 1.0, tmp_path / name) for name, config in RECIPES.items()]
     assert [run.done for run in again] == [run.n_steps for run in again]
     read: list[tuple[int, int]] = []
-    train_together(again, D_IN, lambda start, stop: (read.append((start, stop)), shards(start, stop))[1])
+    train_together(again, lambda start, stop: (read.append((start, stop)), shards(start, stop))[1])
     assert read == [(0, 0)]

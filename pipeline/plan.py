@@ -124,8 +124,8 @@ def table(run: costs.Run, rates: dict[str, float]) -> Iterator[str]:
 def beside(run: costs.Run, probed: dict[str, float]) -> Iterator[str]:
     """Disk, and what the times rest on."""
     disk, free = costs.disk(run), shutil.disk_usage(Path()).free
-    stored = disk["activations"] if run.harvest.store == "disk" else 0
-    yield f"disk    {_size_of(stored)} of activations, {_size_of(disk['fetched'])} of models; {_size_of(free)} are free"
+    stored, fetched = _size_of(disk["activations"]), _size_of(disk["fetched"])
+    yield f"disk    {stored} of activations, {fetched} of models; {_size_of(free)} are free"
     for key, what in {run.models.dtype: "the model", "sae": "SAEs"}.items():
         rate = probed.get(key)
         how = "tried here" if rate else "not tried: what two cores have"
@@ -136,10 +136,10 @@ def beside(run: costs.Run, probed: dict[str, float]) -> Iterator[str]:
 def too_little(run: costs.Run) -> Iterator[str]:
     """What this machine lacks."""
     disk, free = costs.disk(run), shutil.disk_usage(Path()).free
-    if disk["activations"] * 1.1 > free and run.harvest.store == "disk":
+    if disk["activations"] * 1.1 > free:
         yield (
             f"disk: activations take {_size_of(disk['activations'])}, {_size_of(free)} are free; lower "
-            "dataset.n_tokens, or set harvest.store to none."
+            "dataset.n_tokens or harvest.keep_gb, or set harvest.store to none."
         )
     need, have = max(costs.memory(run).values()), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have:

@@ -89,8 +89,39 @@ class Run:
 
     @property
     def n_rows(self) -> int:
-        """Activations on disk, at most."""
+        """Activations of the text, at most."""
         return self.dataset.n_tokens // (1 if self.dataset.positions == "all" else self.dataset.context_size)
+
+    @property
+    def row(self) -> int:
+        """Bytes of an activation, as it is kept."""
+        return self.shape.d_in * BYTES[self.harvest.dtype]
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Of the SAEs that are trained."""
+        return [recipe for recipe in self.saes.values() if isinstance(recipe, Recipe)]
+
+    @property
+    def stored(self) -> int:
+        """Bytes of activations on disk, at most."""
+        whole = self.n_rows * self.row
+        if self.harvest.store == "disk":
+            return whole
+        return min(whole, self.harvest.shard_rows * self.row + int(self.harvest.keep_gb * 1e9))
+
+    @property
+    def read(self) -> int:
+        """Tokens that the model reads to train on: the text once, or with nothing stored what all SAEs take of it.
+
+        Then one shard is read beside, as a sample, and of further epochs what is not kept.
+        """
+        if self.harvest.store == "disk":
+            return self.dataset.n_tokens
+        epochs = max((recipe.training_tokens for recipe in self.recipes), default=0) / max(1, self.n_rows)
+        kept = min(1.0, self.harvest.keep_gb * 1e9 / max(1, self.n_rows * self.row))
+        sample = min(1.0, self.harvest.shard_rows / max(1, self.n_rows))
+        return int(self.dataset.n_tokens * (sample + min(1.0, epochs) + max(0.0, epochs - 1) * (1 - kept)))
 
 
 def tokens(run: Run) -> dict[str, int]:
@@ -98,7 +129,7 @@ def tokens(run: Run) -> dict[str, int]:
     held_out = run.dataset.held_out_tokens
     texts = [held_out, *([run.transfer.dataset.held_out_tokens] if run.transfer.dataset else [])]
     return {
-        "harvest": run.dataset.n_tokens,
+        "harvest": run.read,
         "evaluate": min(run.evaluate.n_tokens, held_out),
         "transfer": sum(min(run.transfer.n_tokens, text) for text in texts) if run.n_models == 2 else 0,
         "features": min(run.features.n_tokens, run.dataset.n_tokens),
@@ -148,7 +179,7 @@ def memory(run: Run) -> dict[str, int]:
     """Bytes by stage, at its peak: weights, and what a batch makes of them."""
     weights, size = run.shape.parameters * BYTES[run.models.dtype], max(run.d_sae.values())
     sae = 2 * run.shape.d_in * size * 4
-    recipes = [recipe for recipe in run.saes.values() if isinstance(recipe, Recipe)]
+    training = [_in_training(recipe, run.shape.d_in) for recipe in run.recipes]
 
     def batch(n_blocks: int) -> int:
         """Its logits as they are and with the SAE, off the stream also with zeros and the mean; its latents, twice."""
@@ -156,9 +187,11 @@ def memory(run: Run) -> dict[str, int]:
         each = passes * run.shape.d_vocab * BYTES[run.models.dtype] + 2 * 4 * size
         return n_blocks * run.dataset.context_size * each
 
+    harvest = weights + run.harvest.shard_rows * run.row
     found = {
-        "harvest": weights + run.harvest.shard_rows * run.shape.d_in * BYTES[run.harvest.dtype],
-        "train": max((_in_training(recipe, run.shape.d_in) for recipe in recipes), default=0),
+        "harvest": harvest,
+        # With nothing stored all SAEs train at once, beside the model.
+        "train": max(training, default=0) if run.harvest.store == "disk" else harvest + sum(training),
         "evaluate": weights + sae + batch(run.evaluate.batch_size),
         "features": weights + sae + 2 * 4 * TOGETHER * PUSHED * run.shape.d_vocab,
     }
@@ -177,5 +210,5 @@ def disk(run: Run) -> dict[str, int]:
     fetched = sum(2 * run.shape.d_in * run.d_sae[n] * 4 for n, r in run.saes.items() if isinstance(r, Pretrained))
     return {
         "fetched": run.n_models * run.shape.parameters * BYTES[run.models.dtype] + fetched,
-        "activations": run.n_rows * run.shape.d_in * BYTES[run.harvest.dtype],
+        "activations": run.stored,
     }

@@ -29,6 +29,7 @@ from sae_tools.common.settings import Adapt, Recipe
 from sae_tools.saes import SAE
 from sae_tools.training.run import CHECKPOINT_SECONDS, Watch
 from sae_tools.training.train import norm_scale, train
+from sae_tools.training.weights import copy_latents, widened
 
 Way = Literal["finetuned", "extended", "scratch"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -97,7 +98,7 @@ def adapt(
     )
     sae = saes.inference(trained.sae)
     if plan.frozen_latents:
-        saes.copy_latents(base, sae, plan.frozen_latents)
+        copy_latents(base, sae, plan.frozen_latents)
     return Adapted(sae, trained.watched, recipe, trained.curve[-1]["coefficient"])
 
 
@@ -230,7 +231,7 @@ def widen(base: SAE[Any], rows: Tensor, n: int, rate: float, seed: int, **change
     rest = torch.cat([part - base.decode(base.encode(part)) for part in torch.split(rows, CHUNK)])
     loss = rest.square().sum(dim=-1).double().cpu()
     chosen = torch.multinomial(loss, n, replacement=n > len(rows), generator=generator(seed, n))
-    wide = saes.widened(base, torch.nn.functional.normalize(rest[chosen.to(rest.device)], dim=-1), **changes)
+    wide = widened(base, torch.nn.functional.normalize(rest[chosen.to(rest.device)], dim=-1), **changes)
     pre = wide.process_sae_in(rows[:SAMPLE]) @ wide.W_enc[:, base.cfg.d_sae :]
     bound = pre.topk(max(1, round(rate * len(pre))), dim=0).values[-1]
     weights = dict(wide.named_parameters())

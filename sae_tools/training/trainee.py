@@ -18,6 +18,7 @@ from sae_tools.training.resample import resample
 from sae_tools.training.sparsity import Controller
 from sae_tools.training.step_result import Result
 from sae_tools.training.steps import Stepper
+from sae_tools.training.weights import begin_from, copy_latents
 
 
 def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
@@ -49,7 +50,7 @@ class Trainee:
         self.recipe, self.seed, self.scale, self.start, self.frozen = recipe, seed, scale, start, frozen
         self.sae = saes.build(recipe.architecture, d_in, recipe.d_sae, options, metadata, seed, device).train()
         if start is not None:
-            saes.begin_from(self.sae, start, scale)
+            begin_from(self.sae, start, scale)
         self.stepper = Stepper(self.sae, dtype, recipe.step)
         self.parameters = self.stepper.parameters
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
@@ -158,7 +159,7 @@ class Trainee:
         """What would be saved if training ended here."""
         found = saes.inference(self._unscaled(deepcopy(self.sae)))
         if self.frozen and self.start is not None:
-            saes.copy_latents(self.start, found, self.frozen)
+            copy_latents(self.start, found, self.frozen)
         return found
 
     def _unscaled(self, sae: saes.TrainingSAE[Any]) -> saes.TrainingSAE[Any]:
@@ -167,7 +168,7 @@ class Trainee:
         if self.scale != 1.0:
             sae.fold_activation_norm_scaling_factor(self.scale)
         if self.frozen and self.start is not None:
-            saes.copy_latents(self.start, sae, self.frozen)
+            copy_latents(self.start, sae, self.frozen)
         return sae
 
 

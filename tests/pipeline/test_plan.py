@@ -73,7 +73,7 @@ def test_what_is_too_little_or_not_there_is_named(
     assert len(missing) == 2
     assert "SAE 'no-such-release', id '' cannot be read" in missing[0]
     assert "disk: activations take 0.025 GB, 0.001 GB are free" in missing[1]
-    values["harvest"] = {**values["harvest"], "store": "none"}
+    values["harvest"] = {"shard_rows": 1024, "store": "none"}
     assert planned(tmp_path, values, monkeypatch) == 1
     assert "disk: activations" not in capsys.readouterr().out
 

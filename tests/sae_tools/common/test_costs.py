@@ -90,3 +90,24 @@ def test_the_rate_of_two_cores_is_that_of_the_benchmarks() -> None:
     for dtype, measured in (("float32", 1382), ("bfloat16", 2876)):
         assert rates[dtype] / (2 * 6 * BLOCK) == pytest.approx(measured, rel=0.05)
     assert rates["sae"] / (4 * 768 * 24_576) == pytest.approx(6768, rel=0.25)
+
+
+def test_with_nothing_stored_passes_are_repeated_and_all_saes_train_beside_the_model() -> None:
+    """An SAE wants the text twice, another half of it: two epochs, one of them over what is not kept."""
+    recipes = {"a": Recipe("topk", d_sae=24_576, training_tokens=2_000_000), "b": Recipe("topk", 8, 500_000)}
+    sizes = {"a": 24_576, "b": 8}
+
+    def none(keep_gb: float) -> costs.Run:
+        return run(harvest=Harvest("none", keep_gb, shard_rows=100_000), saes=recipes, d_sae=sizes)
+
+    sample, whole = 100_000, 1_000_000
+    assert costs.tokens(none(0))["harvest"] == sample + 2 * whole
+    half = whole * 768 * 2 / 2 / 1e9
+    assert costs.tokens(none(half))["harvest"] == sample + 1.5 * whole
+    assert costs.tokens(none(100))["harvest"] == sample + whole
+    assert costs.disk(none(0))["activations"] == sample * 768 * 2
+    assert costs.disk(none(half))["activations"] == sample * 768 * 2 + half * 1e9
+    assert costs.disk(none(100))["activations"] == whole * 768 * 2
+    weights, rows = 124_439_808 * 4, 100_000 * 768 * 2
+    trained = sum(16 * 2 * 768 * size + 2 * 4 * 4096 * size for size in sizes.values())
+    assert costs.memory(none(0))["train"] == weights + rows + trained

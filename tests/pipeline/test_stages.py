@@ -430,6 +430,23 @@ def test_with_nothing_stored_further_seeds_and_what_chance_gives_come_from_the_s
     torch.testing.assert_close(*(torch.nn.functional.normalize(sae.W_dec.detach()) for sae in (chance, start)))
 
 
+@pytest.mark.parametrize(("device_map", "spreads"), [(None, 1), ("auto", 0)])
+@pytest.mark.parametrize(("stage", "work"), [(harvest, "_harvest"), (stream, "_train")])
+def test_a_model_that_is_spread_over_all_gpus_is_read_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, work: str, device_map: str | None, spreads: int
+) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["language_model"].update(device_map=device_map)
+        values["harvest"].update(store="none")
+
+    spread: list[Any] = []
+    monkeypatch.setattr(stage, "spread", lambda *to: spread.append(to))
+    monkeypatch.setattr(stage, work, lambda *_: None)
+    with contextlib.chdir(tmp_path):
+        stage.main(params_of(tmp_path, change))
+    assert len(spread) == spreads
+
+
 def test_an_sae_without_a_live_latent_is_evaluated_in_a_sentence(copied: Path) -> None:
     sae = saes.build("standard", 256, 64, {}, {}, 0, "cpu")
     with torch.no_grad():

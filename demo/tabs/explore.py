@@ -123,7 +123,9 @@ class Explore(Tab):
             self.box: (prompt := asked.get("prompt", limits.prompt, "")) or EXAMPLES[0], self.ran: prompt,
             self.token: asked.get("token", lambda value: limits.whole(numeral(value), "Token", 0, last), None),
             self.order: asked.get("order", lambda value: limits.choice(value, "Order", list(ORDERS)), "telling"),
-            self.second: second, self.other: second or EXAMPLES[1],
+            self.second: second,
+            # Only where asked for: a value that waits for the fold to open would undo what is typed on opening it.
+            **({self.other: second} if second else {}),
         }  # fmt: skip
 
     def _run(self, opened: Opened, text: object, first: object, *values: Any) -> View:

@@ -15,7 +15,7 @@ test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --no-loadscope-reorder
 
 results: preset
 	dvc repro

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -261,5 +263,30 @@ def run_pipeline(folder: Path, values: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="session")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the real stages make of `SMALL`. Read only."""
-    return run_pipeline(tmp_path_factory.mktemp("workbench"), SMALL)
+    """A folder with all that the real stages make of `SMALL`. Read only; processes that test side by side share it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    made = root / "workbench"
+    with FileLock(root / "workbench.lock"):
+        if not made.exists():
+            making = root / "workbench-in-the-making"
+            making.mkdir()
+            run_pipeline(making, SMALL).rename(made)
+    return made
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two processes that test side by side, one has all of the page's tests; the others go by their files.
+
+    So the page is started once, and only one browser is busy at a time.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "page" if file.startswith("tests/demo/") else file
+
+    return ByRoom(config, log)

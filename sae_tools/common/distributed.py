@@ -31,7 +31,10 @@ def world() -> int:
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the others for as long as the block lasts: over gloo, or NCCL as well where each has a GPU of its own."""
+    """Join the others for as long as the block lasts: over gloo, or NCCL as well where each has a GPU of its own.
+
+    If it ends without an error all leave together, so that torchrun can start them anew as long as one of them works.
+    """
     if world() == 1 or dist.is_initialized():
         yield
         return
@@ -46,6 +49,7 @@ def group() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=forever)
     try:
         yield
+        barrier()
     finally:
         dist.destroy_process_group()
 

@@ -53,8 +53,10 @@ def test_two_processes_write_what_one_does(workbench: Path, tmp_path: Path) -> N
     values["features"].update(n_tokens=4_096, n_held_out=1_024, batch_size=8, n_gained=64, prompts=["One day,", "Tom"])
     for n in (1, 2):
         folder = Path(shutil.copytree(workbench, tmp_path / str(n)))
-        for path in (*WRITTEN, Path("metrics/evaluate"), Path("metrics/transfer"), Path("plots/l0")):
+        for path in WRITTEN:
             shutil.rmtree(folder / path)
+        for path in (paths.metrics("evaluate", "topk"), paths.metrics("transfer", "topk"), paths.plot("l0", "topk")):
+            (folder / path).unlink()
         (folder / "params.yaml").write_text(json.dumps(values))
         assert forked.ranks(n, stages, folder) == [0] * n
     one, two = (tmp_path / str(n) for n in (1, 2))

@@ -1,4 +1,7 @@
-"""features: SAE + base model + tokens -> artifacts/features/<name>, the tables that the page shows."""
+"""features: SAE + base model + tokens -> artifacts/features/<name>, the tables that the page shows.
+
+Under torchrun the processes share the passes over text and features; the first makes the tables and writes them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,19 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.params import Params, labels_of, run
+from pipeline.workers import spread
 
 
 def main(params: Params, name: str) -> None:
+    if params.language_model.device_map is None:  # else one process has all GPUs
+        spread(params.language_model.device)
+    from sae_tools.common import distributed
+
+    with distributed.group():
+        _features(params, name)
+
+
+def _features(params: Params, name: str) -> None:
     from sae_tools import saes
     from sae_tools.analysis.imported import read_labels
     from sae_tools.analysis.tables import make_tables

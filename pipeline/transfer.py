@@ -1,6 +1,7 @@
 """transfer: SAE + base and finetuned model on equal tokens -> metrics/transfer/<name>.json, artifacts/transfer/<name>.
 
-The metrics hold what people compare; the folder has every figure, the tables behind the report, and the verdict.
+The metrics hold what people compare; the folder has every figure, the tables behind the report, and the verdict. Under
+torchrun the processes share the batches, and the first writes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import paths
 from pipeline.params import Params, run
+from pipeline.workers import spread
 from sae_tools.common.settings import Pretrained
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
+    from sae_tools.analysis.transfer import Transferred
     from sae_tools.models.lm import LanguageModel
 
 MODELS, KEYS = ("base", "finetuned"), ("explained_variance", "ce_loss_score")
@@ -24,23 +28,34 @@ CHANGED, EXAMPLES = 12, 2
 
 
 def main(params: Params, name: str) -> None:
+    from sae_tools.common import distributed
+    from sae_tools.common.artifacts import new_folder, write_json
+
+    if params.language_model.finetuned is None:
+        if distributed.rank() == 0:
+            write_json(paths.metrics("transfer", name), {})
+            with new_folder(paths.transfer(name)):
+                pass
+        return
+    if params.language_model.device_map is None:  # else one process has all GPUs
+        spread(params.language_model.device)
+
+    with distributed.group():
+        _transfer(params, name)
+
+
+def _transfer(params: Params, name: str) -> None:
     import torch
 
     from sae_tools import saes
     from sae_tools.analysis.changed import examples, most_changed
     from sae_tools.analysis.transfer import transfer
-    from sae_tools.analysis.transfer_verdict import transfer_verdict
-    from sae_tools.common.artifacts import new_folder, write_json
+    from sae_tools.common import distributed
     from sae_tools.models.corpus import Tokens
     from sae_tools.models.lm import load_base, load_finetuned
-    from sae_tools.models.pair import own_tokens
     from sae_tools.verify import check
 
     models, config = params.language_model, params.transfer
-    if models.finetuned is None:
-        write_json(paths.metrics("transfer", name), {})
-        with new_folder(paths.transfer(name)):
-            return
     check(paths.TOKENS)
     check(paths.sae(name))
     base = load_base(models)
@@ -48,13 +63,36 @@ def main(params: Params, name: str) -> None:
     sae, site = saes.load(paths.sae(name), device=str(base.device)), base.site(params.site)
     texts = {"base_text": Tokens.load(paths.TOKENS).first_held_out(config.n_tokens)}
     if config.dataset is not None:
-        own = own_tokens(replace(config.dataset, n_tokens=0), finetuned.tokenizer, finetuned.name, base.d_vocab)
-        texts["finetuned_text"] = own.first_held_out(config.n_tokens)
+        texts["finetuned_text"] = own_text(params, base, finetuned)
     result = transfer(sae, base, finetuned, site, texts, config.batch_size, models.least_agreement, config.outlier_norm)
     figures = result.metrics | own_sae(params, name, base, finetuned, texts)
     changed = most_changed(result.features, sae.W_dec.detach().norm(dim=-1).float().cpu().numpy(), CHANGED)
     every, which = torch.cat([*texts.values()]), [int(feature) for feature in changed.index]
     shown = examples(sae, base, finetuned, site, every, config.batch_size, which, EXAMPLES)
+    if distributed.rank() == 0:
+        _write(name, result, figures, changed, shown, base, texts)
+
+
+def own_text(params: Params, base: LanguageModel, finetuned: LanguageModel) -> Tensor:
+    """(n_blocks, context) ids of the finetuned model's own text, read by the first process for all."""
+    from sae_tools.common import distributed
+    from sae_tools.models.pair import own_tokens
+
+    config = params.transfer
+    assert config.dataset is not None
+    if distributed.rank() > 0:
+        return distributed.cat([])
+    own = own_tokens(replace(config.dataset, n_tokens=0), finetuned.tokenizer, finetuned.name, base.d_vocab)
+    return distributed.cat([own.first_held_out(config.n_tokens)])
+
+
+def _write(
+    name: str, result: Transferred, figures: dict[str, Any], changed: pd.DataFrame, shown: pd.DataFrame,
+    base: LanguageModel, texts: dict[str, Tensor],
+) -> None:  # fmt: skip
+    from sae_tools.analysis.transfer_verdict import transfer_verdict
+    from sae_tools.common.artifacts import new_folder, write_json
+
     with new_folder(paths.transfer(name), {"sae": name}) as folder:
         result.features.to_parquet(folder / "features.parquet")
         changed.to_parquet(folder / "changed.parquet")

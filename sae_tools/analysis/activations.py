@@ -5,7 +5,6 @@ Special tokens, the first position among them, are looked at too, but stand apar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_tools.common import distributed
 from sae_tools.metrics.alignment import LinearCKA, is_outlier, norm_scale, similarity
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
@@ -81,24 +81,27 @@ class Alignment:
 def align(
     base: LanguageModel, finetuned: LanguageModel, site: Site, ids: Tensor, batch_size: int, limit: float | None = None
 ) -> Alignment:
-    """Read (n_blocks, context) ids with both models, up to the site.
+    """Read (n_blocks, context) ids with both models, up to the site; several processes share the batches.
 
     `limit`: the norm above which an activation is an outlier; by default twice the base model's mean norm.
     """
     text = (base.is_text(ids) & finetuned.is_text(ids)).cpu()
     parts: list[dict[str, Tensor]] = []
     sums = {which: torch.zeros(base.width(site), dtype=torch.float64) for which in ("base", "finetuned")}
-    cka = LinearCKA()
-    batches: Sequence[tuple[Tensor, Tensor]] = list(
-        zip(torch.split(ids.long(), batch_size), torch.split(text, batch_size), strict=True)
+    cka = LinearCKA(base.width(site))
+    batches = distributed.share(
+        list(zip(torch.split(ids.long(), batch_size), torch.split(text, batch_size), strict=True))
     )
-    for batch, kept in tqdm(batches, desc="activations", unit="batch", leave=False):
+    for batch, kept in tqdm(batches, desc="activations", unit="batch", leave=False, disable=distributed.rank() > 0):
         x, y = (lm.activations(batch, [site])[site.name].float().cpu() for lm in (base, finetuned))
         parts.append(similarity(x, y) | {"norm_base": x.norm(dim=-1), "norm_finetuned": y.norm(dim=-1)})
         cka.add(x[kept], y[kept])
         for which, acts in (("base", x), ("finetuned", y)):
             sums[which] += acts[kept].double().sum(dim=0)
-    values = {measure: torch.cat([part[measure] for part in parts]) for measure in MEASURES}
+    cka.pool()
+    for total in sums.values():
+        distributed.sum_(total)
+    values = distributed.columns(parts)
     n = max(int(text.sum()), 1)
     mean_norm = float(values["norm_base"][text].double().sum()) / n
     outliers = {which: is_outlier(values[f"norm_{which}"], mean_norm, limit) for which in sums}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from sae_tools.analysis import judge
 from sae_tools.analysis.steering import directions
 from sae_tools.analysis.words import Words
+from sae_tools.common import distributed
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel, Patch
 from sae_tools.models.sites import Site
@@ -58,21 +60,20 @@ class Trials:
     ) -> np.ndarray:
         """(3, features, strengths) of one text a prompt and seed: the sums of `more`, `good` and `fluent`.
 
-        `own` are the features' own words, as `judge.own_words` gives them.
+        `own` are the features' own words, as `judge.own_words` gives them. Several processes share the passes: a text
+        depends on its seed and on the others of its pass alone.
         """
         shape = (len(features), len(strengths), len(seeds))
         feature, strength, seed = (axis.ravel() for axis in np.indices(shape))
         sums = np.zeros((3, len(feature)))
-        prompts = self._config.prompts
-        with tqdm(total=len(feature) * len(prompts), desc="calibrate", unit="text") as bar:
-            for prompt in prompts:
-                for start in range(0, len(feature), ROWS):
-                    rows = slice(start, start + ROWS)
-                    amount = self._unit * torch.tensor(strengths)[strength[rows]]
-                    push = amount[:, None].to(self._lm.device) * directions(self._sae, features[feature[rows]].tolist())
-                    chosen = [seeds[i] for i in seed[rows]]
-                    sums[:, rows] += self._judged(prompt, chosen, push, own[feature[rows]])
-                    bar.update(len(chosen))
+        passes = list(product(self._config.prompts, range(0, len(feature), ROWS)))
+        bar = tqdm(distributed.share(passes), desc="calibrate", unit="pass", disable=distributed.rank() > 0)
+        for prompt, start in bar:
+            rows = slice(start, start + ROWS)
+            amount = self._unit * torch.tensor(strengths)[strength[rows]]
+            push = amount[:, None].to(self._lm.device) * directions(self._sae, features[feature[rows]].tolist())
+            sums[:, rows] += self._judged(prompt, [seeds[i] for i in seed[rows]], push, own[feature[rows]])
+        distributed.sum_(torch.from_numpy(sums))
         found: np.ndarray = sums.reshape(3, *shape).sum(axis=-1)
         return found
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
@@ -70,13 +71,13 @@ def examples(
 def _columns(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: int, features: list[int]) -> Tensor:
     """(n_blocks, context, len(features)) activations, 0 at special tokens."""
     parts = []
-    for batch in torch.split(ids.long(), batch_size):
+    for batch in distributed.share(torch.split(ids.long(), batch_size)):
         acts = lm.activations(batch, [site])[site.name]
         text = lm.is_text(batch).to(acts.device)
         found = acts.new_zeros(*batch.shape, len(features), dtype=torch.float32)
         found[text] = sae.encode(acts[text].to(sae.dtype))[:, features].float()
         parts.append(found.cpu())
-    return torch.cat(parts)
+    return distributed.cat(parts)
 
 
 def _window(block: Tensor, values: dict[str, Tensor], at: int) -> dict[str, Any]:

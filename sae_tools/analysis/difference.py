@@ -59,9 +59,7 @@ class _Seen:
     """What is summed up and kept while the models read."""
 
     scaling: metrics.LatentScaling
-    explained: dict[str, Moments] = field(default_factory=lambda: {
-        f"{who}_{model}": Moments() for who in ("crosscoder", "half") for model in MODELS
-    })  # fmt: skip
+    explained: dict[str, Moments]
     half_firings: list[int] = field(default_factory=lambda: [0, 0])
     tokens: list[Tensor] = field(default_factory=list)
     features: list[Tensor] = field(default_factory=list)
@@ -94,7 +92,9 @@ def difference(
 
 @torch.no_grad()
 def _read(parts: Parts, models: tuple[LanguageModel, LanguageModel], site: Site, ids: Tensor, batch_size: int) -> _Seen:
-    seen = _Seen(metrics.LatentScaling(*parts.decoders()))
+    widths = zip(MODELS, (lm.width(site) for lm in models), strict=True)
+    explained = {f"{who}_{model}": Moments(d) for model, d in widths for who in ("crosscoder", "half")}
+    seen = _Seen(metrics.LatentScaling(*parts.decoders()), explained)
     with tqdm(total=ids.numel(), desc="difference", unit="tok", unit_scale=True) as bar:
         for i, batch in enumerate(torch.split(ids.long(), batch_size)):
             text = models[0].is_text(batch)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sae_tools.analysis.latents import describe_weights
 from sae_tools.analysis.predictions import Predictions, mean_activation
+from sae_tools.common import distributed
 from sae_tools.common.errors import InputError
 from sae_tools.metrics import reconstruction
 from sae_tools.metrics.averages import Histogram, Means
@@ -75,7 +76,7 @@ class Evaluator:
 
     def __init__(self, sae: SAE[Any], lm: LanguageModel, site: Site, mean: Tensor) -> None:
         self.sae, self.lm, self.site = sae, lm, site
-        self._means, self._moments = Means(), reconstruction.Moments()
+        self._means, self._moments = Means(), reconstruction.Moments(len(mean))
         self._predictions = Predictions(lm, site, mean)
         self._fired = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
         self._histograms = {
@@ -84,9 +85,13 @@ class Evaluator:
         }
 
     def add_all(self, ids: Tensor, batch_size: int) -> Evaluator:
-        """Take (n_blocks, context) ids, as `add`; returns itself."""
-        with tqdm(total=ids.numel(), desc="evaluate", unit="tok", unit_scale=True, leave=False) as bar:
-            for batch in torch.split(ids, batch_size):
+        """Take this process's share of (n_blocks, context) ids, as `add`; returns itself."""
+        batches = distributed.share(torch.split(ids, batch_size))
+        with tqdm(
+            total=sum(batch.numel() for batch in batches), desc="evaluate", unit="tok", unit_scale=True, leave=False,
+            disable=distributed.rank() > 0,
+        ) as bar:  # fmt: skip
+            for batch in batches:
                 self.add(batch)
                 bar.update(batch.numel())
         return self
@@ -132,6 +137,13 @@ class Evaluator:
         self._fired += torch.stack([in_blocks.sum(dim=0), (in_blocks > 0).sum(dim=0)]).cpu()
 
     def result(self) -> Evaluation:
+        """Of all that was added, in every process: each calls this, once."""
+        self._means.pool()
+        self._moments.pool()
+        self._predictions.pool()
+        for histogram in self._histograms.values():
+            histogram.pool()
+        distributed.sum_(self._fired)
         fired, blocks = self._fired
         latents = pd.DataFrame({
             "feature_density": (fired / self._moments.n).numpy(),
@@ -164,6 +176,8 @@ class Evaluator:
 
 def evaluate(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Evaluation:
     """Metrics of `sae` at `site` on (n_blocks, context) ids, by SAELens' names; losses and KL in nats a token.
+
+    Several processes share the batches, and each ends with the whole result.
 
     Raises:
         InputError: an activation is not finite.

@@ -23,6 +23,7 @@ from sae_tools.analysis.examples import pick_examples
 from sae_tools.analysis.firings import BINS, Firings, find_firings
 from sae_tools.analysis.imported import Label
 from sae_tools.analysis.labels import make_labels
+from sae_tools.common import distributed
 from sae_tools.common.precision import product_dtype
 from sae_tools.common.settings import Features
 from sae_tools.metrics.dictionary import spread
@@ -56,16 +57,19 @@ def describe(
 
     Labels are tested on `held_out` (n_blocks, context) ids, where there are any; `firings` are those on `ids`, if they
     are known; `imported` labels, by feature, take the place of those made here.
+
+    Several processes share the passes over text and latents. The first makes the tables; those of the others are empty.
     """
     firings = firings or find_firings(sae, lm, site, ids, config.batch_size)
+    elsewhere = None if held_out is None else find_firings(sae, lm, site, held_out, config.batch_size)
+    promoted = promoted_tokens(sae, lm, site, config.n_promoted)
+    near = neighbours(sae.W_dec.detach().float(), config.n_neighbours)
+    if distributed.rank() > 0:
+        return pd.DataFrame(), pd.DataFrame()
     live = firings.count > 0
-    lists = {
-        "histogram": histograms(firings),
-        **promoted_tokens(sae, lm, site, config.n_promoted),
-        **neighbours(sae.W_dec.detach().float(), config.n_neighbours),
-    }
+    lists = {"histogram": histograms(firings), **promoted, **near}
     peaked = {name: lists.pop(name) for name in ("kurtosis", "top10_share")}
-    labels, contexts = _meanings(sae, lm, site, ids, config, held_out, firings)
+    labels, contexts = _meanings(lm, ids, firings, held_out, elsewhere)
     table = pd.concat([
         final_labels(labels, imported or {}),
         pd.DataFrame({
@@ -83,19 +87,20 @@ def describe(
 
 
 def _meanings(
-    sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, config: Features, held_out: Tensor | None,
-    firings: Firings,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Of each feature its automatic_label and how well that is detected; and the words where it fires."""
+    lm: LanguageModel, ids: Tensor, firings: Firings, held_out: Tensor | None, elsewhere: Firings | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of each feature its automatic_label and how well that is detected; and the words where it fires.
+
+    From (n_blocks, context) ids and the firings there, and from held-out ones.
+    """
     texts = [ids] if held_out is None else [ids, held_out]
     vocabulary = Vocabulary(lm.tokenizer, texts)
     text = Text.of(lm, vocabulary, ids)
     contexts = Contexts.of(firings, text)
     labels = make_labels(firings, text, contexts)
     table = pd.DataFrame({"automatic_label": labels.texts(vocabulary)})
-    if held_out is None:
+    if held_out is None or elsewhere is None:
         return table.assign(**dict.fromkeys(DETECTION, np.nan)), contexts.table(vocabulary, firings)
-    elsewhere = find_firings(sae, lm, site, held_out, config.batch_size)
     found = detect(labels, elsewhere, Text.of(lm, vocabulary, held_out))
     return pd.concat([table, found], axis=1), contexts.table(vocabulary, firings)
 
@@ -140,15 +145,16 @@ def promoted_tokens(
         nothing, nan = np.zeros((len(sae.W_dec), 0)), np.full(len(sae.W_dec), np.nan)
         names = ("top_tokens", "top_logits", "bottom_tokens", "bottom_logits")
         return dict.fromkeys(names, nothing) | dict.fromkeys(spread(sae.W_dec[:1]), nan)
-    for directions in tqdm(torch.split(sae.W_dec.detach(), 256), desc="promoted tokens"):
+    shared = distributed.share(torch.split(sae.W_dec.detach(), 256))
+    for directions in tqdm(shared, desc="promoted tokens", disable=distributed.rank() > 0):
         effects = lm.logit_effects(site, directions + sae.b_dec if with_bias else directions).float()
         best, worst = (effects.topk(min(n, lm.d_vocab), largest=largest) for largest in (True, False))
         found = {
             "top_tokens": best.indices, "top_logits": best.values, "bottom_tokens": worst.indices,
             "bottom_logits": worst.values, **spread(effects),
         }  # fmt: skip
-        parts.append({name: values.cpu().numpy() for name, values in found.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        parts.append({name: values.cpu() for name, values in found.items()})
+    return {name: values.numpy() for name, values in distributed.columns(parts).items()}
 
 
 def neighbours(directions: Tensor, n: int) -> dict[str, np.ndarray]:
@@ -158,15 +164,16 @@ def neighbours(directions: Tensor, n: int) -> dict[str, np.ndarray]:
     every = torch.nn.functional.pad(unit, (0, 0, 0, -len(unit) % GROUP))  # whole groups
     fast = product_dtype("auto", unit.device) if unit.numel() * len(unit) > LARGE else unit.dtype
     every, parts = every.to(fast), []
-    for start in tqdm(range(0, len(unit), 1024), desc="neighbours"):
+    starts = distributed.share(range(0, len(unit), 1024))
+    for start in tqdm(starts, desc="neighbours", disable=distributed.rank() > 0):
         cosines = every[start : min(start + 1024, len(unit))] @ every.T
         cosines[:, len(unit) :] = -3
         cosines.diagonal(start).fill_(-2)
         found = _largest(cosines, n if fast == unit.dtype else min(SPARE * n, len(unit) - 1))
         parts.append(found if fast == unit.dtype else _ranked(unit, start, found[0], n))
     return {
-        "neighbours": torch.cat([indices for indices, _ in parts]).cpu().numpy(),
-        "neighbour_cosines": torch.cat([values for _, values in parts]).cpu().numpy(),
+        "neighbours": distributed.cat([indices for indices, _ in parts]).cpu().numpy(),
+        "neighbour_cosines": distributed.cat([values for _, values in parts]).cpu().numpy(),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_tools.common import distributed
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
 from sae_tools.saes import SAE
@@ -68,12 +69,18 @@ class Firings:
 
 @torch.no_grad()
 def find_firings(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Firings:
-    """Encode the text tokens of (n_blocks, context) ids and keep what fires."""
+    """Encode the text tokens of (n_blocks, context) ids and keep what fires.
+
+    Several processes share the batches. The first gets all firings, the others none.
+    """
     tokens, features, values, n_tokens = [], [], [], 0
-    with tqdm(total=ids.numel(), desc="features", unit="tok", unit_scale=True) as bar:
-        for i, batch in enumerate(torch.split(ids.long(), batch_size)):
+    starts = distributed.share(range(0, len(ids), batch_size))
+    total = sum(ids[start : start + batch_size].numel() for start in starts)
+    with tqdm(total=total, desc="features", unit="tok", unit_scale=True, disable=distributed.rank() > 0) as bar:
+        for start in starts:
+            batch = ids[start : start + batch_size].long()
             text = lm.is_text(batch)
-            where = text.flatten().nonzero().squeeze(-1) + i * batch_size * ids.shape[1]
+            where = text.flatten().nonzero().squeeze(-1) + start * ids.shape[1]
             acts = sae.encode(lm.activations(batch, [site])[site.name][text.to(lm.device)]).cpu()
             row, feature = (acts > 0).nonzero(as_tuple=True)
             tokens.append(where[row].int())
@@ -81,7 +88,8 @@ def find_firings(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batc
             values.append(acts[row, feature].float())
             n_tokens += len(where)
             bar.update(batch.numel())
-    return in_order(torch.cat(tokens), torch.cat(features), torch.cat(values), sae.cfg.d_sae, n_tokens)
+    token, feature, value = (distributed.cat(parts, first_only=True) for parts in (tokens, features, values))
+    return in_order(token, feature, value, sae.cfg.d_sae, sum(distributed.each(n_tokens)))
 
 
 def in_order(tokens: Tensor, features: Tensor, values: Tensor, d_sae: int, n_tokens: int) -> Firings:

@@ -41,7 +41,7 @@ def fit(sae: SAE[Any], lm: LanguageModel, site: Site, ids: Tensor, batch_size: i
     Raises:
         InputError: an activation, or what the SAE makes of it, is not finite.
     """
-    moments, fired = Moments(), 0
+    moments, fired = Moments(lm.width(site)), 0
     for batch in tqdm(torch.split(ids.long(), batch_size), desc="fit"):
         x = lm.activations(batch, [site])[site.name][lm.is_text(batch).to(lm.device)]
         features = sae.encode(x.to(sae.dtype))

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from sae_tools.analysis.steering import directions
 from sae_tools.analysis.words import Words
+from sae_tools.common import distributed
 from sae_tools.models.lm import LanguageModel, Patch
 from sae_tools.models.replay import Replay
 from sae_tools.models.sites import Site
@@ -62,21 +63,28 @@ class Gains:
 def gains(
     sae: SAE[Any], lm: LanguageModel, site: Site, held_out: Tensor, unit: float, features: np.ndarray, words: Words
 ) -> Gains:
-    """What a push of each of `features` makes likelier on (n_blocks, context) ids; `unit` is the site's median norm."""
+    """What a push of each of `features` makes likelier on (n_blocks, context) ids; `unit` is the site's median norm.
+
+    Several processes share the passes, and each ends with the gains of all.
+    """
     changes = _Changes(sae, lm, site, places(held_out), STRENGTH * unit)
     sample = np.random.default_rng(0).permutation(features)[:SAMPLE]
-    usual = torch.cat(list(changes.of(sample)))
+    usual = distributed.cat(list(changes.of(sample)))
     mean, scale = usual.mean(0), (usual.std(0, correction=0) + 1e-4).sqrt()
     whole = torch.from_numpy(words.whole).float().to(lm.device)
-    rows = []
-    for change in tqdm(changes.of(features), desc="gains", total=-(-len(features) // LATENTS), unit_scale=LATENTS):
+    rows, total = [], len(distributed.share(range(0, len(features), LATENTS)))
+    bar = tqdm(
+        changes.of(features), desc="gains", total=total, unit_scale=LATENTS, disable=distributed.rank() > 0
+    )  # fmt: skip
+    for change in bar:
         own = change - mean
         tokens, chosen = (ratio.topk(min(KEPT, lm.d_vocab)).indices for ratio in (own / scale**2, own / scale * whole))
         order = change.gather(1, tokens).sort(descending=True)
-        rows.append(
-            (tokens.gather(1, order.indices), order.values, chosen, (own * whole).gather(1, chosen).clamp(min=0))
-        )
-    return Gains(*(torch.cat(parts).cpu().numpy() for parts in zip(*rows, strict=True)))
+        rows.append({
+            "tokens": tokens.gather(1, order.indices), "change": order.values, "words": chosen,
+            "by": (own * whole).gather(1, chosen).clamp(min=0),
+        })  # fmt: skip
+    return Gains(**{name: values.cpu().numpy() for name, values in distributed.columns(rows).items()})
 
 
 class _Changes:
@@ -90,8 +98,8 @@ class _Changes:
         self._before = self._mean(self._replay.logits)[0]
 
     def of(self, features: np.ndarray) -> Iterator[Tensor]:
-        """(up to LATENTS, d_vocab) mean change of next-token probability for the next latents, part by part."""
-        for start in range(0, len(features), LATENTS):
+        """(up to LATENTS, d_vocab) mean change of next-token probability for this process's latents, part by part."""
+        for start in distributed.share(range(0, len(features), LATENTS)):
             some = features[start : start + LATENTS].tolist()
             push = torch.zeros(LATENTS, self._sae.W_dec.shape[1], device=self._lm.device)
             push[: len(some)] = self._length * directions(self._sae, some)

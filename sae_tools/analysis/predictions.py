@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
 from sae_tools.metrics import predictions
 from sae_tools.metrics.averages import Means
 from sae_tools.models.lm import LanguageModel, Patch, shown_pieces
@@ -27,7 +28,10 @@ MEAN_TOKENS = 4096
 
 @torch.no_grad()
 def mean_activation(lm: LanguageModel, site: Site, ids: Tensor, batch_size: int) -> Tensor:
-    """(d_in,) mean at `site` over the text tokens of the first blocks of (n_blocks, context) ids."""
+    """(d_in,) mean at `site` over the text tokens of the first blocks of (n_blocks, context) ids.
+
+    They are so few that each of several processes reads them all.
+    """
     total, n = torch.zeros(lm.width(site), dtype=torch.float64, device=lm.device), 0
     for batch in torch.split(ids[: max(1, MEAN_TOKENS // ids.shape[1])].long(), batch_size):
         acts = lm.activations(batch, [site])[site.name][lm.is_text(batch).to(lm.device)]
@@ -35,8 +39,12 @@ def mean_activation(lm: LanguageModel, site: Site, ids: Tensor, batch_size: int)
     return (total / max(n, 1)).float()
 
 
+def _largest(found: list[tuple[float, dict[str, Any]]]) -> list[tuple[float, dict[str, Any]]]:
+    return sorted(found, key=lambda pair: -pair[0])[:WORST]
+
+
 class Predictions:
-    """Running averages of a site's replacements, batch by batch."""
+    """Running averages of a site's replacements, batch by batch. `pool` as in `metrics.averages`."""
 
     def __init__(self, lm: LanguageModel, site: Site, mean: Tensor) -> None:
         self.lm, self.site = lm, site
@@ -107,7 +115,17 @@ class Predictions:
                 "ce_loss_with_sae": crossed[block, position].item(),
                 **dict(zip(names, texts, strict=True)),
             }))  # fmt: skip
-        self._worst = sorted(self._worst, key=lambda found: -found[0])[:WORST]
+        self._worst = _largest(self._worst)
+
+    def pool(self) -> None:
+        self.means.pool()
+        self._by_position = distributed.cat([] if self._by_position is None else [self._by_position[None]]).sum(dim=0)
+        every: list[tuple[float, dict[str, Any]]] = []
+        n_blocks = 0
+        for worst, n in distributed.each([self._worst, self._n_blocks]):
+            every += [(value, row | {"block": n_blocks + row["block"]}) for value, row in worst]
+            n_blocks += n
+        self._worst, self._n_blocks = _largest(every), n_blocks
 
     def summary(self) -> dict[str, float]:
         """Losses, KL and agreement by SAELens' names where it has one, and the share of an ablation's loss regained."""

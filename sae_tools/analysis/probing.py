@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from sae_tools.common import distributed
 from sae_tools.common.errors import InputError
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
@@ -80,9 +81,11 @@ def probe(sae: SAE[Any], lm: LanguageModel, site: Site, labelled: Labelled, batc
 
     Columns: table, probe, accuracy and auc on the held-out 30%, each with `_low` and `_high` (95%, bootstrap over
     texts), n_train, n_test, latents (ids, the best first; none for dense) and raises (whether each is higher where the
-    property is present).
+    property is present). Of several processes the first makes the table; the others read their share of the texts.
     """
     acts, features = pooled(sae, lm, site, labelled.texts, batch_size)
+    if distributed.rank() > 0:
+        return pd.DataFrame()
     train, test = train_test_split(
         np.arange(len(labelled.has)), test_size=HELD_OUT, random_state=0, stratify=labelled.has
     )
@@ -109,7 +112,7 @@ def pooled(
     acts = np.zeros((len(texts), lm.width(site)), np.float32)
     features = np.zeros((len(texts), sae.cfg.d_sae), np.float32)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # of like length together: little padding
-    for start in range(0, len(order), batch_size):
+    for start in distributed.share(range(0, len(order), batch_size)):
         which = order[start : start + batch_size]
         # Padding stands behind: no token before it sees it.
         batch = torch.nn.utils.rnn.pad_sequence([ids[i] for i in which], batch_first=True)
@@ -122,6 +125,8 @@ def pooled(
         encoded = torch.zeros(*text.shape, sae.cfg.d_sae, device=text.device)
         encoded[text] = sae.encode(found[text]).float()
         features[which] = (encoded * share[..., None]).sum(dim=1).cpu().numpy()
+    for rows in (acts, features):
+        distributed.sum_(torch.from_numpy(rows))
     return acts, features
 
 

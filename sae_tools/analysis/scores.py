@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from sae_tools.analysis.firings import Firings
 from sae_tools.analysis.gains import STRENGTH, gains, steering_scores
 from sae_tools.analysis.judge import FEWEST_WORDS, own_words
 from sae_tools.analysis.words import Words, read_words, telling
+from sae_tools.common import distributed
 from sae_tools.common.settings import Features
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.sites import Site
@@ -32,12 +34,15 @@ def score(
     `gained_tokens`, `gained`: the ten tokens that a push makes likelier, and by how much; empty where none was tried.
     `strength`, `strength_low`, `strength_high`, `shown`, `good_share`, `texts`: as `calibrate` found them; where it
     wrote nothing, gains' own strength, NaN, NaN, NaN, NaN and 0. `unit` is the site's median norm.
+
+    Several processes share the pushes and texts. The first, which has the firings, finds what is worth them and tells
+    the others: without firings nothing is. Its table alone is whole.
     """
     words = read_words(lm, ids)
     rare = telling(words, ids)
     shares = token_shares(firings, ids.flatten().numpy(), lm.d_vocab)
     factors = concept_scores(firings, documents(ids.numpy(), lm.special_ids), shares, words)
-    tried = _worth_trying(firings, factors, config.n_gained)
+    tried = _told(_worth_trying(firings, factors, config.n_gained))
     table = pd.DataFrame({"concept": factors["concept"], "steering": 0.0, "word": _first_words(shares, words, rare)})
     for name in ("gained_tokens", "gained"):
         table[name] = pd.Series([np.zeros(0, np.int64 if name == "gained_tokens" else np.float32)] * len(table))
@@ -51,13 +56,20 @@ def score(
     table.loc[tried, "steering"] = steering
     table.loc[tried, "gained_tokens"] = pd.Series(list(found.tokens), index=tried)
     table.loc[tried, "gained"] = pd.Series(list(found.change), index=tried)
-    own = own_words(shares[tried], rare)
-    steered = np.where(own.sum(axis=1) >= FEWEST_WORDS, steering, 0)
-    best = np.argsort(-steered, kind="stable")[: config.n_calibrated]
-    best = best[steered[best] > 0]
-    written = calibrate(Trials(sae, lm, site, unit, rare, config), tried[best], own[best], config)
+    best = np.argsort(-steering, kind="stable")
+    best = best[steering[best] > 0]
+    own = own_words(shares[tried[best]], rare)
+    steered = np.flatnonzero(own.sum(axis=1) >= FEWEST_WORDS)[: config.n_calibrated]
+    best, own = _told(tried[best[steered]]), _told(own[steered])
+    written = calibrate(Trials(sae, lm, site, unit, rare, config), best, own, config)
     table.loc[written.index, written.columns] = written
     return table
+
+
+def _told(rows: np.ndarray) -> np.ndarray:
+    """The rows that the first process has found; the others have none of their own."""
+    found: np.ndarray = distributed.cat([torch.from_numpy(rows)]).numpy()
+    return found
 
 
 def _first_words(shares: sparse.csr_matrix, words: Words, rare: Words) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sae_tools.common import distributed
 from sae_tools.common.errors import InputError
 from sae_tools.metrics.averages import ratio
 from sae_tools.metrics.paired import Paired
@@ -45,11 +46,11 @@ def logit_similarity(sae: SAE[Any], base: LanguageModel, finetuned: LanguageMode
     if base.no_logit_effects(site):
         return np.full(len(sae.W_dec), np.nan)
     parts, shared = [], min(base.d_vocab, finetuned.d_vocab)
-    for directions in torch.split(sae.W_dec.detach(), BLOCK):
+    for directions in distributed.share(torch.split(sae.W_dec.detach(), BLOCK)):
         effects = [lm.logit_effects(site, directions)[:, :shared].float().cpu() for lm in (base, finetuned)]
         one, other = (effect - effect.mean(dim=-1, keepdim=True) for effect in effects)
         parts.append(torch.nn.functional.cosine_similarity(one, other, dim=-1))
-    return torch.cat(parts).numpy()
+    return distributed.cat(parts).numpy()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from sae_tools.analysis.gallery import gallery
 from sae_tools.analysis.imported import Label
 from sae_tools.analysis.norms import median_norm
 from sae_tools.analysis.scores import score
+from sae_tools.common import distributed
 from sae_tools.common.artifacts import new_folder
 from sae_tools.common.settings import Features
 from sae_tools.models.corpus import Tokens
@@ -30,7 +31,7 @@ def make_tables(
     sae: SAE[Any], lm: LanguageModel, site: Site, tokens: Tokens, config: Features, folder: Path,
     about: dict[str, Any], imported: Mapping[int, Label] | None = None,
 ) -> None:  # fmt: skip
-    """Write the new `folder` that `FeatureStore.open` reads.
+    """Write the new `folder` that `FeatureStore.open` reads; several processes share the work, and the first writes.
 
     `about` says what the page needs to load the SAE's models; n_tokens, d_sae and median_norm are put in here.
     `imported` labels, by feature, are shown in place of those made here.
@@ -42,7 +43,10 @@ def make_tables(
     features, examples = describe(
         sae, lm, site, ids, config, held_out=tested_on, firings=firings, imported=imported
     )  # fmt: skip
-    features = features.join(score(sae, lm, site, firings, ids, held_out, unit, config))
+    scores = score(sae, lm, site, firings, ids, held_out, unit, config)
+    if distributed.rank() > 0:
+        return
+    features = features.join(scores)
     shown = gallery(sae, lm, site, features, unit, config)
     known = {**about, "n_tokens": ids.numel(), "d_sae": sae.cfg.d_sae, "median_norm": unit}
     with new_folder(folder, known) as new:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from sae_tools.analysis.activations import Alignment, align
 from sae_tools.analysis.evaluate import Evaluator
 from sae_tools.analysis.survival import logit_similarity, paired_features, summarise, unembedding_change
+from sae_tools.common import distributed
 from sae_tools.metrics.paired import Paired
 from sae_tools.models.lm import LanguageModel
 from sae_tools.models.pair import LEAST_AGREEMENT, check_pair
@@ -50,7 +51,8 @@ def transfer(
 ) -> Transferred:
     """Compare the models on each of `texts`, (n_blocks, context) ids by name; features over all of them.
 
-    `outlier_norm`: as `limit` of `activations.align`.
+    `outlier_norm`: as `limit` of `activations.align`. Several processes share the batches, and each ends with the whole
+    result.
 
     Raises:
         InputError: as `check_pair`; an activation is not finite.
@@ -69,6 +71,7 @@ def transfer(
             if bool((alignment.outliers[which] & alignment.text).any())
         }
         found[text]["activations"] = alignment.figures
+    paired.pool()
     features = paired_features(paired).assign(logit_similarity=logit_similarity(sae, base, finetuned, site))
     metrics = {
         "tokenizer": tokenizers, "unembedding": unembedding_change(base, finetuned), "features": summarise(features),
@@ -78,10 +81,12 @@ def transfer(
 
 
 def _read(evaluators: dict[str, Evaluator], paired: Paired, ids: Tensor, batch_size: int, what: str) -> None:
-    """Take (n_blocks, context) ids into both evaluators, and what the SAE's features do in both, token by token."""
+    """Take a share of (n_blocks, context) ids into both evaluators, and what features do in both, token by token."""
     base, finetuned = (evaluators[which] for which in MODELS)
-    with tqdm(total=2 * ids.numel(), desc=what, unit="tok", unit_scale=True) as bar:
-        for batch in torch.split(ids, batch_size):
+    batches = distributed.share(torch.split(ids, batch_size))
+    total = 2 * sum(batch.numel() for batch in batches)
+    with tqdm(total=total, desc=what, unit="tok", unit_scale=True, disable=distributed.rank() > 0) as bar:
+        for batch in batches:
             one, other = base.add(batch), finetuned.add(batch)
             paired.add(one.at(other.text)[1], other.at(one.text)[1])
             bar.update(2 * batch.numel())
@@ -98,7 +103,7 @@ def _without(
 ) -> dict[str, float]:
     """Metrics over the text that is no outlier in this model; outliers keep their own activations in the splice."""
     evaluator = Evaluator(sae, lm, site, alignment.means[which])
-    kept = ~alignment.outliers[which]
-    for batch, usual in zip(torch.split(ids, batch_size), torch.split(kept, batch_size), strict=True):
+    kept = torch.split(~alignment.outliers[which], batch_size)
+    for batch, usual in distributed.share(list(zip(torch.split(ids, batch_size), kept, strict=True))):
         evaluator.add(batch, usual)
     return evaluator.result().metrics

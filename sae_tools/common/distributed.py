@@ -1,15 +1,22 @@
-"""Several processes on one task, started by torchrun: who am I, and sums over all; a lone process needs neither."""
+"""Several processes on one task, started by torchrun: who am I, and sums over all; a lone process needs neither.
+
+What is summed up or laid end to end must be so by every process, in the same order.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -24,7 +31,10 @@ def world() -> int:
 
 @contextmanager
 def group() -> Iterator[None]:
-    """Join the others for as long as the block lasts: over gloo, or NCCL as well where each has a GPU of its own."""
+    """Join the others for as long as the block lasts: over gloo, or NCCL as well where each has a GPU of its own.
+
+    If it ends without an error all leave together, so that torchrun can start them anew as long as one of them works.
+    """
     if world() == 1 or dist.is_initialized():
         yield
         return
@@ -39,6 +49,7 @@ def group() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=forever)
     try:
         yield
+        barrier()
     finally:
         dist.destroy_process_group()
 
@@ -71,3 +82,56 @@ def gathered(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def sum_(tensor: Tensor) -> Tensor:
+    """Replace a tensor by its sum over the processes, in place."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def share(work: Sequence[T]) -> Sequence[T]:
+    """This process's part of some pieces of work: those of all processes follow each other in the order of ranks.
+
+    Some have none where there are fewer pieces than processes, but process 0 always has one.
+    """
+    start, end = (-(-len(work) * number // world()) for number in (rank(), rank() + 1))
+    return work[start:end]
+
+
+def cat(parts: Sequence[Tensor], first_only: bool = False) -> Tensor:
+    """The (n, ...) parts of all processes laid end to end, in the order of ranks; a process may have none.
+
+    `first_only`: in process 0; the others are left with no row, and hold one process's parts at a time.
+    """
+    if world() == 1:
+        return torch.cat(list(parts))
+    own, found = torch.cat(list(parts)) if parts else None, []
+    for number, kind in enumerate(each(None if own is None else [own.shape, str(own.dtype), own.device.type])):
+        if kind is None:
+            continue
+        shape, dtype, device = kind
+        part = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=device)
+        if own is not None and number == rank():
+            part = own.contiguous()
+        if part.numel():
+            dist.broadcast(part, number)
+        found.append(part[:0].clone() if first_only and rank() > 0 else part)
+    return torch.cat(found)
+
+
+def columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """As `cat`, of tensors by name."""
+    names = next(filter(None, each([*parts[0]] if parts else [])))
+    return {name: cat([part[name] for part in parts]) for name in names}
+
+
+def each(value: Any) -> list[Any]:
+    """What every process gives, in the order of ranks: small things, of what JSON holds."""
+    if world() == 1:
+        return [value]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = gathered(torch.tensor([len(text)])).tolist()
+    rows = gathered(torch.nn.functional.pad(text, (0, max(sizes) - len(text)))[None])
+    return [json.loads(bytes(row[:size].tolist())) for row, size in zip(rows, sizes, strict=True)]

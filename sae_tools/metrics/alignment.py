@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
 from sae_tools.metrics.averages import ratio
 
 
@@ -24,26 +25,31 @@ class LinearCKA:
     """‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), columns centred (Kornblith et al. 2019): 1 for a rotation, a shift or a scaling.
 
     Over many batches, in float64. Of few tokens it is too high: it takes several times as many as dimensions.
+    `pool` as in `averages`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, d: int) -> None:
         self.n = 0
-        self.sums: Tensor | float = 0.0
-        self.products: Tensor | float = 0.0
+        self.sums = torch.zeros(2 * d, dtype=torch.float64)
+        self.products = torch.zeros(2 * d, 2 * d, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         both = torch.cat([x, y], dim=-1).double()
         self.n += len(both)
-        self.sums = self.sums + both.sum(dim=0)
-        self.products = self.products + both.T @ both
+        self.sums += both.sum(dim=0)
+        self.products += both.T @ both
+
+    def pool(self) -> None:
+        distributed.sum_(self.sums)
+        distributed.sum_(self.products)
+        self.n = sum(distributed.each(self.n))
 
     def value(self) -> float:
         """0 where one side does not vary."""
         if not self.n:
             return 0.0
-        sums = torch.as_tensor(self.sums)
-        covariance = torch.as_tensor(self.products) - torch.outer(sums, sums) / self.n
-        d = len(sums) // 2
+        covariance = self.products - torch.outer(self.sums, self.sums) / self.n
+        d = len(self.sums) // 2
         own = float(covariance[:d, :d].norm() * covariance[d:, d:].norm())
         return ratio(float(covariance[:d, d:].square().sum()), own)
 

@@ -1,4 +1,7 @@
-"""Averages over more tokens than memory holds: each takes batch after batch, in float64."""
+"""Averages over more tokens than memory holds: each takes batch after batch, in float64.
+
+Of several processes that took a part of the batches each calls `pool` at the end, once, and has the averages of all.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections import defaultdict
 import pandas as pd
 import torch
 from torch import Tensor
+
+from sae_tools.common import distributed
 
 
 def ratio(part: float, whole: float) -> float:
@@ -26,6 +31,14 @@ class Means:
             self.sums[name] += tensor.double().sum().item()
             self.counts[name] += tensor.numel()
 
+    def pool(self) -> None:
+        every = distributed.each([self.sums, self.counts])
+        self.sums, self.counts = defaultdict(float), defaultdict(int)
+        for sums, counts in every:
+            for name in sums:
+                self.sums[name] += sums[name]
+                self.counts[name] += counts[name]
+
     def mean(self) -> dict[str, float]:
         return {name: self.sums[name] / self.counts[name] for name in self.sums}
 
@@ -41,6 +54,9 @@ class Histogram:
         low, high, n = float(self.edges[0]), float(self.edges[-1]), len(self.counts)
         steps = ((values.flatten().double() - low) / (high - low) * n).floor().clamp(0, n - 1)
         self.counts += torch.bincount(steps.long().cpu(), minlength=n)
+
+    def pool(self) -> None:
+        distributed.sum_(self.counts)
 
     def table(self) -> pd.DataFrame:
         """Column tokens, index the lower edges of the steps that hold any."""

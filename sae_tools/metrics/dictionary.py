@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
+
 BLOCK = 1024
 """Latents looked at together."""
 
@@ -30,16 +32,19 @@ def weights(W_enc: Tensor, b_enc: Tensor | None, W_dec: Tensor) -> dict[str, Ten
 
 
 def max_cosine(directions: Tensor) -> Tensor:
-    """(n,) the largest cosine of each of (n, d) directions with another one; 0 where there is no other."""
+    """(n,) the largest cosine of each of (n, d) directions with another one; 0 where there is no other.
+
+    Several processes share the blocks.
+    """
     unit = torch.nn.functional.normalize(directions.float(), dim=-1)
     if len(unit) < 2:
         return unit.new_zeros(len(unit))
     parts = []
-    for start in range(0, len(unit), BLOCK):
+    for start in distributed.share(range(0, len(unit), BLOCK)):
         cosines = unit[start : start + BLOCK] @ unit.T
         cosines.diagonal(start).fill_(-2)
         parts.append(cosines.amax(dim=1))
-    return torch.cat(parts)
+    return distributed.cat(parts)
 
 
 def spread(values: Tensor) -> dict[str, Tensor]:

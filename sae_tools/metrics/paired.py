@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
+
 FLOOR = 1e-10
 """Added to an activation before its logarithm is taken."""
 COUNT, SUM, SQUARE, LOG = range(4)
 
 
 class Paired:
-    """Sums by feature, in float64, of activations f in one model and g in the other."""
+    """Sums by feature, in float64, of activations f in one model and g in the other. `pool` as in `averages`."""
 
     def __init__(self, d_sae: int) -> None:
         self.n = 0
@@ -41,6 +43,11 @@ class Paired:
 
     def _by_feature(self, columns: Tensor, terms: Tensor) -> Tensor:
         return torch.bincount(columns, weights=terms, minlength=len(self.product))
+
+    def pool(self) -> None:
+        for sums in (self.own, self.product, self.apart):
+            distributed.sum_(sums)
+        self.n = sum(distributed.each(self.n))
 
     def density(self) -> tuple[Tensor, Tensor]:
         """(d_sae,) share of the tokens on which the feature fires, in each model."""

@@ -8,52 +8,57 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sae_tools.common import distributed
 from sae_tools.metrics.averages import ratio
 
 
 def explained_variance(x: Tensor, x_hat: Tensor) -> float:
     """1 - Σ‖x - x̂‖² / Σ‖x - x̄‖², x̄ the mean row (SAELens `explained_variance`, not its `_legacy` mean of ratios)."""
-    moments = Moments()
+    moments = Moments(x.shape[-1])
     moments.add(x, x_hat)
     return moments.explained_variance()
 
 
 class Moments:
-    """Sums over many batches, in float64: the variance is a small difference of large ones."""
+    """Sums over many batches, in float64: the variance is a small difference of large ones. `pool` as in `averages`."""
 
-    def __init__(self) -> None:
+    def __init__(self, d_in: int) -> None:
         self.n = 0
         self.output_square_sum = self.product_sum = 0.0
-        self.row_sum: Tensor | float = 0.0
-        self.square_sum: Tensor | float = 0.0
-        self.residual_sum: Tensor | float = 0.0
+        self.row_sum, self.square_sum, self.residual_sum = (torch.zeros(d_in, dtype=torch.float64) for _ in range(3))
 
     def add(self, x: Tensor, x_hat: Tensor) -> None:
         x, x_hat = x.double(), x_hat.double()
         self.n += len(x)
-        self.row_sum = self.row_sum + x.sum(dim=0)
-        self.square_sum = self.square_sum + x.square().sum(dim=0)
-        self.residual_sum = self.residual_sum + (x - x_hat).square().sum(dim=0)
+        self.row_sum += x.sum(dim=0).cpu()
+        self.square_sum += x.square().sum(dim=0).cpu()
+        self.residual_sum += (x - x_hat).square().sum(dim=0).cpu()
         self.output_square_sum += x_hat.square().sum().item()
         self.product_sum += (x * x_hat).sum().item()
 
+    def pool(self) -> None:
+        for sums in (self.row_sum, self.square_sum, self.residual_sum):
+            distributed.sum_(sums)
+        every = distributed.each([self.n, self.output_square_sum, self.product_sum])
+        self.n, self.output_square_sum, self.product_sum = (sum(values) for values in zip(*every, strict=True))
+
     def mse(self) -> float:
         """mean ‖x - x̂‖²: summed over dimensions, as in the training loss."""
-        return float(torch.as_tensor(self.residual_sum).sum()) / self.n
+        return float(self.residual_sum.sum()) / self.n
 
     def explained_variance(self) -> float:
         """1 - Σ‖x - x̂‖² / Σ‖x - x̄‖²"""
-        return 1 - ratio(float(torch.as_tensor(self.residual_sum).sum()), float(self._variances().sum()))
+        return 1 - ratio(float(self.residual_sum.sum()), float(self._variances().sum()))
 
     def r2_per_dimension(self) -> Tensor:
         """(d_in,) 1 - Σ(x_d - x̂_d)² / Σ(x_d - x̄_d)²; 0 for a dimension that does not vary."""
         variances = self._variances()
-        varies = variances > 1e-12 * torch.as_tensor(self.square_sum)
+        varies = variances > 1e-12 * self.square_sum
         return torch.where(varies, 1 - self.residual_sum / variances.where(varies, 1.0), 0.0)
 
     def _variances(self) -> Tensor:
         """(d_in,) Σ(x_d - x̄_d)²"""
-        return torch.as_tensor(self.square_sum - torch.as_tensor(self.row_sum).square() / self.n)
+        return self.square_sum - self.row_sum.square() / self.n
 
     def relative_reconstruction_bias(self) -> float:
         """mean ‖x̂‖² / mean x·x̂; 1 is unbiased, below 1 is shrunk (equation 10 of arXiv:2404.16014)."""

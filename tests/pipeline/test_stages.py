@@ -431,9 +431,19 @@ def test_with_nothing_stored_further_seeds_and_what_chance_gives_come_from_the_s
 
 
 @pytest.mark.parametrize(("device_map", "spreads"), [(None, 1), ("auto", 0)])
-@pytest.mark.parametrize(("stage", "work"), [(harvest, "_harvest"), (stream, "_train")])
+@pytest.mark.parametrize(
+    ("stage", "work", "name"),
+    [(harvest, "_harvest", []), (stream, "_train", []), (evaluate, "_evaluate", ["topk"]),
+     (transfer, "_transfer", ["topk"]), (features, "_features", ["topk"])],
+)  # fmt: skip
 def test_a_model_that_is_spread_over_all_gpus_is_read_by_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any, work: str, device_map: str | None, spreads: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Any,
+    work: str,
+    name: list[str],
+    device_map: str | None,
+    spreads: int,
 ) -> None:
     def change(values: dict[str, Any]) -> None:
         values["language_model"].update(device_map=device_map)
@@ -443,7 +453,7 @@ def test_a_model_that_is_spread_over_all_gpus_is_read_by_one_process(
     monkeypatch.setattr(stage, "spread", lambda *to: spread.append(to))
     monkeypatch.setattr(stage, work, lambda *_: None)
     with contextlib.chdir(tmp_path):
-        stage.main(params_of(tmp_path, change))
+        stage.main(params_of(tmp_path, change), *name)
     assert len(spread) == spreads
 
 

@@ -16,7 +16,7 @@ def chance() -> torch.Generator:
 
 
 def cka(x: torch.Tensor, y: torch.Tensor) -> float:
-    found = LinearCKA()
+    found = LinearCKA(x.shape[1])
     for part in zip(torch.split(x, 130), torch.split(y, 130), strict=True):
         found.add(*part)
     return found.value()
@@ -31,7 +31,7 @@ def test_cka_equals_its_kernel_form_and_does_not_see_rotations(chance: torch.Gen
     rotation = torch.linalg.qr(torch.randn(12, 12, generator=chance)).Q
     assert cka(x, 5 * x @ rotation - 7) == pytest.approx(1, rel=1e-5)
     assert cka(x, torch.ones_like(x)) == 0
-    assert LinearCKA().value() == 0
+    assert LinearCKA(12).value() == 0
 
 
 def test_similarity_by_hand() -> None:

@@ -42,7 +42,7 @@ def test_explained_variance_is_1_for_itself_0_for_the_mean_and_below_for_worse(p
 
 
 def test_moments_do_not_depend_on_how_rows_are_batched(pair: tuple[Tensor, Tensor]) -> None:
-    whole, parts = reconstruction.Moments(), reconstruction.Moments()
+    whole, parts = (reconstruction.Moments(pair[0].shape[1]) for _ in range(2))
     whole.add(*pair)
     for a, b in zip(*(torch.split(t, [1, 150, 49]) for t in pair), strict=True):
         parts.add(a, b)
@@ -58,7 +58,7 @@ def test_explained_variance_survives_a_large_mean(chance: torch.Generator) -> No
 
 
 def test_mse_is_summed_over_dimensions_and_bias_is_the_ratio_of_means() -> None:
-    moments = reconstruction.Moments()
+    moments = reconstruction.Moments(2)
     moments.add(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 3.0]]))
     assert moments.mse() == (9 + 4) / 2
     assert moments.relative_reconstruction_bias() == (16 + 9) / (16 + 3)
@@ -135,7 +135,7 @@ def test_the_old_explained_variance_is_a_mean_of_ratios(pair: tuple[Tensor, Tens
 def test_r2_of_each_dimension_by_numpy(pair: tuple[Tensor, Tensor]) -> None:
     x, x_hat = pair
     x[:, 3], x_hat[:, 3] = 7.3, 7.0  # does not vary
-    moments = reconstruction.Moments()
+    moments = reconstruction.Moments(x.shape[1])
     for part in zip(torch.split(x, 60), torch.split(x_hat, 60), strict=True):
         moments.add(*part)
     a, b = x.double().numpy(), x_hat.double().numpy()

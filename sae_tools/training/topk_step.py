@@ -54,23 +54,29 @@ def _chosen(
     if hasattr(sae, "topk_threshold"):
         return _batch_top_k(x, W, b, sae.activation_fn.k, dtype, division)
     parts = (part.abs_() if _signed(sae) else part for _, part in pre_activations(x, W, b, dtype))
-    return _strongest(parts, sae.activation_fn.k, top_k, division)
+    return _pairs(*_strongest(parts, sae.activation_fn.k, top_k, division))
 
 
 def _strongest(
     parts: Iterable[Tensor], k: int, pick: Callable[[Tensor, int], Tensor], division: Division
-) -> tuple[Tensor, Tensor]:
-    """(n,) samples, ascending, and (n,) columns of each sample's k largest of the (rows, latents) parts."""
+) -> tuple[Tensor, Tensor | None]:
+    """(batch, up to k) columns of each sample's largest of the (rows, latents) parts, as `pick` finds them.
+
+    Of a divided SAE also which of them are among its k largest of all processes.
+    """
     best, values = [], []
     for part in parts:
         best.append(pick(part, min(k, part.shape[1])))
         if division.parts > 1:
             values.append(part.gather(1, best[-1]))
-    latents = torch.cat(best)
-    if division.parts == 1:
-        return torch.arange(len(latents), device=latents.device).repeat_interleave(k), latents.flatten()
-    keep = division.among_best(torch.cat(values), k)
-    return keep.nonzero()[:, 0], latents[keep]
+    return torch.cat(best), division.among_best(torch.cat(values), k) if values else None
+
+
+def _pairs(best: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(n,) samples, ascending, and (n,) columns of what `_strongest` found."""
+    if keep is not None:
+        return keep.nonzero()[:, 0], best[keep]
+    return torch.arange(len(best), device=best.device).repeat_interleave(best.shape[1]), best.flatten()
 
 
 def _batch_top_k(
@@ -193,12 +199,12 @@ def _dead_reconstruction(
     if 2 * k > SPARSE_BELOW * n_dead:  # products alone, without SAELens' passes over all activations
         pre = x @ W[dead].T + sae.b_enc[dead]
         if k < n_dead:
+            best, among = _strongest([strength(pre)], k, pick, division)
             keep = torch.zeros_like(pre, dtype=torch.bool)
-            keep[_strongest([strength(pre)], k, pick, division)] = True
-            pre = pre * keep
+            pre = pre * (keep.scatter_(1, best, True) if among is None else keep.scatter_(1, best, among))
         return division.summed(pre @ sae.W_dec[dead])
     parts = (strength(part) for _, part in pre_activations(x, W[dead], sae.b_enc[dead], torch.float32))
-    samples, columns = _strongest(parts, k, pick, division)
+    samples, columns = _pairs(*_strongest(parts, k, pick, division))
     entries = by_sample(samples, dead[columns], len(x), len(W))
     acts = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries)
     return division.summed(decode(acts, sae.W_dec, entries))

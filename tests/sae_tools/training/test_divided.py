@@ -23,7 +23,7 @@ from sae_tools.training import checkpoints
 from sae_tools.training.divided import Division, divided
 from sae_tools.training.sparse import top_k
 from sae_tools.training.steps import Stepper
-from sae_tools.training.topk_step import _batch_top_k, _strongest
+from sae_tools.training.topk_step import _batch_top_k, _pairs, _strongest
 from sae_tools.training.train import train
 from sae_tools.training.weights import latents_of
 from tests.sae_tools import forked
@@ -181,7 +181,7 @@ def choose(out: Path) -> None:
         eye = torch.eye(1024)
         for name, pre in {"few": few, "one-sided": one_sided, "unlike": unlike}.items():
             for k in (1, 5, 300, 700):
-                chosen = _strongest(pre[:, own].split(20), k, top_k, division)
+                chosen = _pairs(*_strongest(pre[:, own].split(20), k, top_k, division))
                 in_batch = _batch_top_k(pre.float(), eye[own], torch.zeros(size), k, torch.float32, division)
                 for kind, (samples, latents) in {"sample": chosen, "batch": in_batch}.items():
                     assert bool((samples.diff() >= 0).all())

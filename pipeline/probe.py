@@ -23,6 +23,7 @@ def measured(params: Params, run: costs.Run, seconds: float) -> dict[str, float]
     if is_here(models.base, models.revision):
         found[models.dtype] = _model(params, run.shape, seconds / 2)
     recipes = {name: recipe for name, recipe in params.saes.items() if isinstance(recipe, Recipe)}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe.latent_parallel == 1}  # this is one process
     if recipes:
         name = max(recipes, key=lambda name: costs.trained(recipes[name]) * run.d_sae[name])
         found["sae"] = _sae(params, recipes[name], run.shape.d_in, seconds / 2)

@@ -7,7 +7,7 @@ empty folder where activations are on disk.
 from __future__ import annotations
 
 import dataclasses
-from math import gcd
+from contextlib import nullcontext
 from typing import Any
 
 from pipeline import identity, paths
@@ -26,7 +26,7 @@ def main(params: Params) -> None:
         with new_folder(paths.STREAMED):
             return
     if params.language_model.device_map is None:  # else one process has all GPUs
-        spread(params.language_model.device, gcd(*(recipe.batch_size for recipe in recipes.values())))
+        spread(params.language_model.device, lambda n: all(recipe.fits(n) for recipe in recipes.values()))
     from sae_tools.common import distributed
 
     with distributed.group():
@@ -71,10 +71,10 @@ def _train(params: Params, recipes: dict[str, Recipe]) -> None:
             for place, recipe in recipes.items()
         }
         train_together(list(runs.values()), stream.shards)
-        if first:
-            with new_folder(paths.STREAMED) as new:
-                for place, run in runs.items():
-                    result = run.finished()
+        with new_folder(paths.STREAMED) if first else nullcontext() as new:
+            for place, run in runs.items():
+                result = run.finished()  # of a divided SAE by all processes
+                if new is not None:
                     save(result, new / place)
                     if place.startswith("saes/"):
                         rows = sample.sample(COMPARED, run.recipe.seed)

@@ -1,7 +1,7 @@
 """train: artifacts/activations + a recipe -> artifacts/saes/<name>, a folder that SAELens opens, its curve and end.
 
 An SAE given as `release` is not trained but fetched into the same place, and one that `stream` has trained is taken
-from there. Under torchrun the processes share each batch.
+from there. Under torchrun the processes share each batch, or divide the latents.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ COMPARED = 8_192
 """Rows on which a saved SAE is compared with the one in memory."""
 TOLD = "training.json"
 """Beside an SAE that `stream` has trained."""
+LATENTS = 2**28
+"""Activations of latents at a time in that: 1 GB."""
 COLUMNS = ["step", "tokens", "loss", "explained_variance", "l0", "dead_share", "coefficient", "tokens_per_second"]
 
 
@@ -47,7 +49,7 @@ def main(params: Params, name: str) -> None:
 
 def train_into(target: Path, params: Params, recipe: Recipe, write: Callable[[Trained, Tensor], None]) -> None:
     """Train, with a scratch folder beside `target`; `write` gets the result and a sample of rows, in one process."""
-    spread(params.language_model.device, recipe.batch_size)
+    spread(params.language_model.device, recipe.fits)
     from sae_tools.activations.shards import Shards
     from sae_tools.common import distributed
     from sae_tools.common.artifacts import sha256, workspace
@@ -183,10 +185,14 @@ def quality(sae: Any, rows: Tensor) -> tuple[float, float]:
 
     from sae_tools.metrics.reconstruction import explained_variance
 
+    rebuilt, l0 = [], []
     with torch.no_grad():
         rows = rows.to(sae.W_dec.device)
-        features = sae.encode(rows)
-        return explained_variance(rows, sae.decode(features)), float((features != 0).float().sum(dim=-1).mean())
+        for part in torch.split(rows, max(1, LATENTS // sae.cfg.d_sae)):
+            features = sae.encode(part)
+            rebuilt.append(sae.decode(features))
+            l0.append((features != 0).float().sum(dim=-1))
+    return explained_variance(rows, torch.cat(rebuilt)), float(torch.cat(l0).mean())
 
 
 def compare(name: str, found: tuple[float, float], trained: tuple[float, float] | None = None) -> None:

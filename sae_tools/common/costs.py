@@ -4,6 +4,7 @@
     one row of training               4 · d_in · d_sae: the encoder's product, and as long again for all the rest
       where many latents fire        10 · d_in · d_sae: five products, two forward and three back
     one weight of an SAE in training  16 bytes: itself, its gradient and Adam's two moments in float32
+      of n parts of its latents     an n-th of that in each process
 
 Left out: the products of queries and keys, which grow with the context (GPT-2 at 128 tokens: 1%), and reading the text.
 """
@@ -176,7 +177,7 @@ def hours(run: Run, rates: Mapping[str, float], dense: Collection[str] = ()) -> 
 
 
 def memory(run: Run) -> dict[str, int]:
-    """Bytes by stage, at its peak: weights, and what a batch makes of them."""
+    """Bytes by stage, at its peak, in each process: weights, and what a batch makes of them."""
     weights, size = run.shape.parameters * BYTES[run.models.dtype], max(run.d_sae.values())
     sae = 2 * run.shape.d_in * size * 4
     training = [_in_training(recipe, run.shape.d_in) for recipe in run.recipes]
@@ -202,7 +203,8 @@ def memory(run: Run) -> dict[str, int]:
 
 def _in_training(recipe: Recipe, d_in: int) -> int:
     """Bytes of weights, gradients and moments of all its SAEs, and of one's latents in a batch, twice."""
-    return 16 * 2 * d_in * recipe.d_sae * recipe.seeds + 2 * 4 * recipe.batch_size * recipe.d_sae
+    n_latents = recipe.d_sae // recipe.latent_parallel
+    return 16 * 2 * d_in * n_latents * recipe.seeds + 2 * 4 * recipe.batch_size * n_latents
 
 
 def disk(run: Run) -> dict[str, int]:

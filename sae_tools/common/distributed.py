@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+FOREVER = datetime.timedelta(days=7)
+"""A process may wait long for another's work: torchrun ends all when one of them fails, so no time limit is needed."""
 
 
 def rank() -> int:
@@ -44,9 +46,7 @@ def group() -> Iterator[None]:
     store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     # torchrun keeps its store over a restart: without a name of its own this start would read the last one's addresses.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # type: ignore[attr-defined]
-    # A rank may wait long for another's shard: torchrun ends all when one of them fails, so no time limit is needed.
-    forever = datetime.timedelta(days=7)
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=forever)
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=FOREVER)
     try:
         yield
         barrier()
@@ -60,27 +60,44 @@ def barrier() -> None:
         dist.barrier()
 
 
-def average_(tensors: Iterable[Tensor]) -> None:
+def subgroup(members: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+    """That of the disjoint groups `members`, of the ranks in each, in which this process is."""
+    own: dist.ProcessGroup = dist.new_subgroups_by_enumeration(members, timeout=FOREVER)[0]  # type: ignore[no-untyped-call]
+    return own
+
+
+def size(group: dist.ProcessGroup | None = None) -> int:
+    """Number of processes in a group; of all without one, as below."""
+    return world() if group is None else group.size()
+
+
+def average_(tensors: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Replace each tensor by its mean over the processes, in place."""
-    if world() > 1:
+    if size(group) > 1:
         for tensor in tensors:
-            dist.all_reduce(tensor)
-            tensor /= world()
+            dist.all_reduce(tensor, group=group)
+            tensor /= size(group)
 
 
-def greatest_(tensor: Tensor) -> Tensor:
+def greatest_(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Replace a tensor by its element-wise maximum over the processes, in place."""
-    if world() > 1:
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    if size(group) > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group)
     return tensor
 
 
-def gathered(tensor: Tensor) -> Tensor:
+def extremes(number: int) -> tuple[int, int]:
+    """The least and the greatest of the processes' numbers."""
+    found = greatest_(torch.tensor([-number, number]))
+    return -int(found[0]), int(found[1])
+
+
+def gathered(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """The (n, ...) tensors of all processes, of equal shape, laid end to end in the order of ranks."""
-    if world() == 1:
+    if size(group) == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(world())]
-    dist.all_gather(parts, tensor.contiguous())
+    parts = [torch.empty_like(tensor) for _ in range(size(group))]
+    dist.all_gather(parts, tensor.contiguous(), group)
     return torch.cat(parts)
 
 

@@ -154,12 +154,25 @@ class Recipe:
     """Leave the decoder at its random start: what the same recipe gives by chance, to compare with."""
     resample_every: Natural = 0
     """Steps after which dead latents of a standard SAE get new directions, in the first half of training; 0: never."""
+    latent_parallel: Positive = 1
+    """Processes among which the latents of an SAE too wide for one device are divided; torchrun starts a multiple of
+    them, which then share each batch."""
     seed: Natural = 0
     """Draws the first weights and the order of the rows."""
     seeds: Positive = 1
     """Number of SAEs to train on the same rows in one pass, from first weights of their own; the first one is used."""
     architecture_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The architecture's own settings, by SAELens' names; in params.yaml they stand beside the others."""
+
+    def __post_init__(self) -> None:
+        if self.d_sae % self.latent_parallel:
+            raise SettingError(
+                f"latent_parallel of an SAE is {self.latent_parallel}, but it must divide d_sae = {self.d_sae}."
+            )
+
+    def fits(self, processes: int) -> bool:
+        """Whether so many processes can divide its latents and share its batches."""
+        return processes % self.latent_parallel == 0 and self.batch_size % (processes // self.latent_parallel) == 0
 
 
 @settings

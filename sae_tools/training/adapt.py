@@ -80,7 +80,7 @@ def adapt(
     Raises:
         WorkbenchError, SystemExit: as `train`.
     """
-    recipe = plan.recipe
+    recipe = dataclasses.replace(plan.recipe, latent_parallel=1)  # one process repairs
     normalise = recipe.architecture_options.get("normalize_activations") == "expected_average_only_in"
     n_steps = -(-recipe.training_tokens // recipe.batch_size)
     trained = train(

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from sae_tools.saes import JumpReLU, Step, TrainingSAE, TrainStepInput
+from sae_tools.training.divided import Division
 from sae_tools.training.sparse import SPARSE_BELOW, Entries, above, by_sample, decode, encode, pre_activations
 from sae_tools.training.step_result import Result, result_of, squared_error, subtracted
 
 
-def _positive(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype) -> Entries | None:
-    """Entries whose pre-activation is positive; None if they are so many that dense products are faster.
+def _positive(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype, division: Division) -> Entries | None:
+    """Entries whose pre-activation is positive; None if an undivided SAE has so many that dense products are faster.
 
     The first rows tell: a quarter of the batch at most.
     """
@@ -29,32 +30,37 @@ def _positive(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype) -> Entries | 
 
     quarter = -(-len(x) // 4)
     found = list(look(0, x[:quarter]))
-    if sum(len(latents) for _, latents in found) > SPARSE_BELOW * quarter * len(W):
+    if division.parts == 1 and sum(len(latents) for _, latents in found) > SPARSE_BELOW * quarter * len(W):
         return None
     found += look(quarter, x[quarter:]) if len(x) > quarter else []
     samples, latents = (torch.cat(parts) for parts in zip(*found, strict=True))
     return by_sample(samples, latents, len(x), len(W))
 
 
-def relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: torch.dtype) -> Result | None:
+def relu_step(
+    sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: torch.dtype, division: Division
+) -> Result | None:
     """Squared error plus L1 of the activations weighted by decoder norms (Anthropic, April 2024)."""
     if sae.cfg.lp_norm != 1:
         return None
     x = sae.process_sae_in(inputs.sae_in)
-    entries = _positive(x, W, sae.b_enc, dtype)
+    entries = _positive(x, W, sae.b_enc, dtype, division)
     if entries is None:
         return None
     acts = encode(x.detach(), W, sae.b_enc, subtracted(sae), entries).relu()
-    out = sae.run_time_activation_norm_fn_out(decode(acts, sae.W_dec, entries) + sae.b_dec)
+    out = division.summed(decode(acts, sae.W_dec, entries) + division.shared(sae.b_dec))
+    out = sae.run_time_activation_norm_fn_out(out)
     sparsity = (acts * sae.W_dec.norm(dim=1).index_select(0, entries.latents)).sum() / len(x)
     losses = {
         "mse_loss": squared_error(sae, out, inputs.sae_in),
-        "l1_loss": inputs.coefficients["l1"] * sparsity,
+        "l1_loss": inputs.coefficients["l1"] * division.summed(sparsity),
     }
-    return result_of(losses, out, acts, entries)
+    return result_of(losses, out, acts, entries, division)
 
 
-def jump_relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: torch.dtype) -> Result | None:
+def jump_relu_step(
+    sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dtype: torch.dtype, division: Division
+) -> Result | None:
     """Squared error plus L0 by straight-through estimators (Rajamanoharan et al. 2024; tanh: Anthropic, January 2025).
 
     Entries are the active latents and those within half a bandwidth of their threshold: it has a gradient from both.
@@ -63,7 +69,7 @@ def jump_relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dty
         sae.threshold.data.clamp_(min=0.0)
         lowest = sae.threshold - sae.bandwidth / 2
     x = sae.process_sae_in(inputs.sae_in)
-    entries = _positive(x, W, sae.b_enc - lowest, dtype)
+    entries = _positive(x, W, sae.b_enc - lowest, dtype, division)
     if entries is None:
         return None
     cfg, coefficient = sae.cfg, inputs.coefficients["l0"]
@@ -71,20 +77,23 @@ def jump_relu_step(sae: TrainingSAE[Any], W: Tensor, inputs: TrainStepInput, dty
     # One row, so that SAELens' sum over the batch leaves each entry's share, which indexing then adds up by latent.
     args = pre[None], sae.threshold.index_select(0, entries.latents), sae.bandwidth, cfg.jumprelu_ste_to_input
     acts = JumpReLU.apply(*args)[0]  # type: ignore[no-untyped-call]
-    out = sae.run_time_activation_norm_fn_out(decode(acts, sae.W_dec, entries) + sae.b_dec)
+    out = division.summed(decode(acts, sae.W_dec, entries) + division.shared(sae.b_dec))
+    out = sae.run_time_activation_norm_fn_out(out)
     losses = {"mse_loss": squared_error(sae, out, inputs.sae_in)}
     if cfg.jumprelu_sparsity_loss_mode == "tanh":
         norms = sae.W_dec.norm(dim=1).index_select(0, entries.latents)
-        losses["l0_loss"] = coefficient * torch.tanh(cfg.jumprelu_tanh_scale * acts * norms).sum() / len(x)
+        total = division.summed(torch.tanh(cfg.jumprelu_tanh_scale * acts * norms).sum())
+        losses["l0_loss"] = coefficient * total / len(x)
     else:
         on = Step.apply(*args)[0]  # type: ignore[no-untyped-call]
-        l0 = on.new_zeros(len(x)).index_add(0, entries.samples, on)
+        l0 = division.summed(on.new_zeros(len(x)).index_add(0, entries.samples, on))
         if cfg.jumprelu_sparsity_loss_mode == "quadratic":
             l0 = 2 / cfg.target_l0 * (l0 - cfg.target_l0) ** 2
         losses["l0_loss"] = coefficient * l0.mean()
     if cfg.pre_act_loss_coefficient is not None:
-        losses["pre_act_loss"] = cfg.pre_act_loss_coefficient * _below_threshold(sae, W, x, inputs.dead_neuron_mask)
-    return result_of(losses, out, acts, entries)
+        short = division.summed(_below_threshold(sae, W, x, inputs.dead_neuron_mask))
+        losses["pre_act_loss"] = cfg.pre_act_loss_coefficient * short
+    return result_of(losses, out, acts, entries, division)
 
 
 def _below_threshold(sae: TrainingSAE[Any], W: Tensor, x: Tensor, dead: Tensor | None) -> Tensor:

@@ -27,6 +27,7 @@ from sae_tools.common.settings import Recipe
 from sae_tools.metrics.reconstruction import explained_variance
 from sae_tools.saes import SAE, TrainingSAE
 from sae_tools.training import checkpoints
+from sae_tools.training.divided import divided
 from sae_tools.training.pace import Pace
 from sae_tools.training.step_result import Result
 from sae_tools.training.trainee import Trainee
@@ -50,6 +51,7 @@ class Trained:
     """SAEs, one a seed; the curve of the first, a row of numbers for each of about `CURVE_POINTS` steps."""
 
     saes: list[TrainingSAE[Any]]
+    """Of a divided recipe in process 0 alone."""
     live: list[Tensor]
     """For each, which latents (d_sae,) are not dead at the end."""
     curve: list[dict[str, float]]
@@ -74,10 +76,15 @@ class Run:
         frozen_latents: int = 0, watch: Watch | None = None,
     ) -> None:  # fmt: skip
         _check(recipe, start, frozen_latents)
-        saved = checkpoints.latest(folder) if folder else None
+        self.division = divided(recipe.latent_parallel, device)
+        parts = self.division.parts
+        folder = folder and checkpoints.folder_of(folder, self.division.part, parts)
+        saved = checkpoints.latest(folder, shared=parts > 1) if folder else None
         dtype = product_dtype(saved[1]["dtype"] if saved else recipe.product_dtype, torch.device(device))
+        if parts > 1:  # what one process finds faster, another may not
+            dtype = torch.float32 if distributed.extremes(dtype.itemsize)[1] == 4 else torch.bfloat16
         self.trainees = [
-            Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype, scale, start, frozen_latents)
+            Trainee(recipe, recipe.seed + i, d_in, metadata, device, dtype, scale, start, frozen_latents, self.division)
             for i in range(recipe.seeds)
         ]
         self.d_in, self.recipe, self.folder, self.watch, self.scale = d_in, recipe, folder, watch, scale
@@ -89,7 +96,7 @@ class Run:
         if folder:
             # Weights and Adam's two moments; the two checkpoints that are kept, and the one being written.
             parameters = (p for trainee in self.trainees for p in trainee.parameters.values())
-            n_bytes = 3 * sum(p.numel() * p.element_size() for p in parameters)
+            n_bytes = 3 * parts * sum(p.numel() * p.element_size() for p in parameters)
             require_space(folder, (checkpoints.KEPT + 1) * n_bytes, "checkpoints")
         if saved:
             self._restore(*saved)
@@ -110,12 +117,13 @@ class Run:
         self._bar.close()
 
     def step(self, batch: Tensor) -> None:
-        """Learn from batch number `done`, (batch_size, d_in); of several processes each takes its part.
+        """Learn from batch number `done`, (batch_size, d_in); of several processes each takes its share.
 
         Raises:
             WorkbenchError: loss or gradient is not finite.
         """
-        rows = batch.chunk(distributed.world())[distributed.rank()].to(self.trainees[0].silent.device) * self.scale
+        share = batch.chunk(self.division.shares)[self.division.share]
+        rows = share.to(self.trainees[0].silent.device) * self.scale
         results = [trainee.step(rows, self.done, self.n_steps) for trainee in self.trainees]
         self.done += 1
         reach("step")
@@ -129,18 +137,20 @@ class Run:
                 {key: f"{point[key]:.3g}" for key in ("loss", "explained_variance", "l0", "dead_share")}
             )
         self._look()
-        if time.monotonic() - self._saved_at >= self._checkpoint_seconds and self.done < self.n_steps:
+        late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+        if self.done < self.n_steps and self.division.any(late):  # all parts save the same step
             self.save()
             self._saved_at = time.monotonic()
 
     def finished(self) -> Trained:
         """What came of it."""
-        saes, live = [t.finished() for t in self.trainees], [~t.dead for t in self.trainees]
+        saes = [sae for t in self.trainees if (sae := t.finished()) is not None]
+        live = [self.division.laid_out(~t.dead) for t in self.trainees]
         return Trained(saes, live, self.curve, self.watched)
 
     def save(self) -> None:
         """Write a checkpoint, where there is a folder for it."""
-        if self.folder is None or distributed.rank() > 0:
+        if self.folder is None or self.division.share > 0:
             return
         tensors = {f"{i}.{key}": value for i, t in enumerate(self.trainees) for key, value in t.tensors().items()}
         about = {
@@ -170,7 +180,7 @@ class Run:
             "loss": loss,
             "explained_variance": ev,
             "l0": l0,
-            "dead_share": float(self.trainees[0].dead.float().mean()),
+            "dead_share": float(self.division.mean(self.trainees[0].dead.float())),
             "coefficient": max(self.trainees[0].coefficients.values(), default=0.0),
             "tokens_per_second": round(rate),
         }
@@ -207,9 +217,20 @@ def leave_if_asked(wish: interrupt.Wish, runs: Sequence[Run]) -> None:
 
 
 def _check(recipe: Recipe, start: SAE[Any] | None, frozen_latents: int) -> None:
-    if recipe.batch_size % distributed.world():
+    processes, parts = distributed.world(), recipe.latent_parallel
+    if processes % parts:
         raise SettingError(
-            f"batch_size is {recipe.batch_size}, but it must be a multiple of the {distributed.world()} processes."
+            f"latent_parallel is {parts}, but the number of processes, {processes}, is no multiple of it; start "
+            "torchrun with one that is, or set latent_parallel to 1."
+        )
+    if recipe.batch_size % (processes // parts):
+        raise SettingError(
+            f"batch_size is {recipe.batch_size}, but it must be a multiple of the {processes // parts} processes that "
+            "share it."
+        )
+    if parts > 1 and start is not None:
+        raise SettingError(
+            f"latent_parallel is {parts}, but training on from another SAE's weights is not divided; set it to 1."
         )
     if frozen_latents and (start is None or not 0 < frozen_latents <= recipe.d_sae):
         raise SettingError(

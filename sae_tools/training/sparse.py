@@ -155,7 +155,7 @@ def pre_activations(x: Tensor, W: Tensor, b: Tensor, dtype: torch.dtype) -> Iter
     What is yielded is overwritten by the next.
     """
     x, W, b = (t.detach().to(dtype) for t in (x, W, b))
-    n_parts = -(-len(x) * len(W) // CHUNK)
+    n_parts = max(1, -(-len(x) * len(W) // CHUNK))
     rows = max(64, -(-len(x) // n_parts))  # of equal parts: a last one of a few rows costs as much as a whole one
     buffer = torch.empty(rows, len(W), dtype=dtype, device=x.device)
     for first in range(0, len(x), rows):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sae_tools.saes import TrainingSAE
+from sae_tools.training.divided import Division
 from sae_tools.training.sparse import Entries
 
 
@@ -20,17 +21,17 @@ class Result:
     losses: dict[str, Tensor]
     sae_out: Tensor
     fired: Tensor
-    """(d_sae,) whether each latent fired on some sample."""
+    """(d_sae,) whether each latent, of those that this process has, fired on some sample."""
     l0: Tensor
     """Mean number of latents that fired on a sample."""
 
 
-def result_of(losses: dict[str, Tensor], sae_out: Tensor, acts: Tensor, entries: Entries) -> Result:
+def result_of(losses: dict[str, Tensor], sae_out: Tensor, acts: Tensor, entries: Entries, division: Division) -> Result:
     with torch.no_grad():
         on = acts != 0
         fired = torch.zeros(entries.d_sae, dtype=torch.bool, device=acts.device)
         fired[entries.latents[on]] = True
-        l0 = on.sum() / len(sae_out)
+        l0 = division.summed(on.sum()) / len(sae_out)
     return Result(sum(losses.values()), losses, sae_out, fired, l0)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from sae_tools.common import distributed
+from sae_tools.common.errors import SettingError
 from sae_tools.saes import TrainingSAE, TrainStepInput, formulas_of
+from sae_tools.training.divided import WHOLE, Division
 from sae_tools.training.pace import Pace, is_measured, now
 from sae_tools.training.relu_step import jump_relu_step, relu_step
 from sae_tools.training.step_result import Result
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 Way = Literal["auto", "sparse", "dense"]
-Rule = Callable[[TrainingSAE[Any], Tensor, TrainStepInput, torch.dtype], Result | None]
+Rule = Callable[[TrainingSAE[Any], Tensor, TrainStepInput, torch.dtype, Division], Result | None]
 RULES: dict[str | None, Rule] = {
     "topk": top_k_step,
     "abstopk": top_k_step,
@@ -41,9 +43,11 @@ RULES: dict[str | None, Rule] = {
 class Stepper:
     """Loss and gradients of one SAE; `parameters` are what an optimizer has to change, by name."""
 
-    def __init__(self, sae: TrainingSAE[Any], dtype: torch.dtype, way: Way = "auto") -> None:
-        self.sae, self.dtype, self.way = sae, dtype, way
-        self.rule = None if way == "dense" else RULES.get(formulas_of(sae))
+    def __init__(
+        self, sae: TrainingSAE[Any], dtype: torch.dtype, way: Way = "auto", division: Division = WHOLE
+    ) -> None:
+        self.sae, self.dtype, self.way, self.division = sae, dtype, way, division
+        self.rule = _rule_of(sae, way)
         self.parameters: dict[str, nn.Parameter] = dict(sae.named_parameters())
         self.pace: Pace | None = None
         self.sparse: bool | None = None
@@ -73,8 +77,8 @@ class Stepper:
 
     def _is_known(self, rows: Tensor) -> bool:
         """Whether the sparse way is taken without a trial."""
-        # Only the sparse BatchTopK chooses from the rows of all processes.
-        needed = distributed.world() > 1 and hasattr(self.sae, "topk_threshold")
+        # Only the sparse BatchTopK chooses from the rows of all processes, only the sparse rules know of a part.
+        needed = self.division.parts > 1 or (distributed.world() > 1 and hasattr(self.sae, "topk_threshold"))
         d_sae = self.sae.cfg.d_sae
         # The rules of ReLU and JumpReLU see for themselves how many fire, and leave it to the dense pass if many do.
         share = getattr(self.sae.cfg, "k", 0) / d_sae
@@ -82,7 +86,7 @@ class Stepper:
 
     def _sparse(self, inputs: TrainStepInput) -> Result | None:
         assert self.rule is not None
-        result = self.rule(self.sae, self.parameters["W_enc"], inputs, self.dtype)
+        result = self.rule(self.sae, self.parameters["W_enc"], inputs, self.dtype, self.division)
         if result is not None:
             self._tell(sparse=True)
             torch.autograd.backward(result.loss)
@@ -104,6 +108,24 @@ class Stepper:
             logger.info("%s: %s", self.sae.cfg.architecture(), kind)
             self.told.add(sparse)
         self.sparse = sparse
+
+
+def check_divisible(sae: TrainingSAE[Any], way: Way) -> None:
+    """Refuse what has no sparse rule, as SAELens' dense pass takes whole SAEs.
+
+    Raises:
+        SettingError: naming the architecture, or the step.
+    """
+    if _rule_of(sae, way) is None or getattr(sae.cfg, "lp_norm", 1) != 1:
+        what = "step: dense" if way == "dense" else f"{sae.cfg.architecture()} with these options"
+        raise SettingError(
+            f"{what} has no sparse step, which latent_parallel needs; set latent_parallel to 1, or use one of: "
+            f"{', '.join(sorted(str(name) for name in RULES))}."
+        )
+
+
+def _rule_of(sae: TrainingSAE[Any], way: Way) -> Rule | None:
+    return None if way == "dense" else RULES.get(formulas_of(sae))
 
 
 def _saelens(sae: TrainingSAE[Any], inputs: TrainStepInput, dtype: torch.dtype) -> Result:

@@ -39,13 +39,14 @@ def train(
     """Train `recipe.seeds` SAEs on rows that are multiplied by `scale`, which is then folded into the weights.
 
     With a `folder` the run saves its state there every so often and when asked to stop, and goes on from it. It must
-    not be shared with a run of another recipe or other data. Under torchrun each process takes its part of every batch.
-    Given `start`, an SAE for rows as they are, training goes on from its weights; its first `frozen_latents` and, where
-    there are any, its b_dec keep their bytes.
+    not be shared with a run of another recipe or other data. Under torchrun each process takes its share of every
+    batch, and with `latent_parallel` its part of the latents. Given `start`, an SAE for rows as they are, training goes
+    on from its weights; its first `frozen_latents` and, where there are any, its b_dec keep their bytes.
 
     Raises:
-        SettingError: SAELens refuses the recipe, the batch can't be shared among the processes, or `start` does not
-            have the recipe's architecture and size.
+        SettingError: SAELens refuses the recipe, batch or latents can't be shared among the processes, or `start` does
+            not have the recipe's architecture and size.
+        ArtifactError: `folder` has the state of another division of the latents.
         WorkbenchError: loss or gradient is not finite.
         SystemExit: SIGTERM or Ctrl-C came; the state is saved.
     """

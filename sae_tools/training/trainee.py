@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from sae_tools.common.draws import generator
 from sae_tools.common.errors import WorkbenchError
 from sae_tools.common.settings import Recipe
 from sae_tools.saes import SAE, TrainStepInput
+from sae_tools.training.divided import WHOLE, Division
 from sae_tools.training.resample import resample
 from sae_tools.training.sparsity import Controller
 from sae_tools.training.step_result import Result
-from sae_tools.training.steps import Stepper
+from sae_tools.training.steps import Stepper, check_divisible
 from sae_tools.training.weights import begin_from, copy_latents
 
 
@@ -31,7 +33,8 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
 class Trainee:
     """An SAE for rows that are multiplied by `scale`, and all that changes while it trains.
 
-    It begins with the weights of `start`, where given, whose first `frozen` latents and b_dec stay as they are.
+    It begins with the weights of `start`, where given, whose first `frozen` latents and b_dec stay as they are. Of a
+    divided one this process has a part.
     """
 
     def __init__(
@@ -45,17 +48,23 @@ class Trainee:
         scale: float = 1.0,
         start: SAE[Any] | None = None,
         frozen: int = 0,
+        division: Division = WHOLE,
     ) -> None:
-        options = recipe.architecture_options
+        self.division = division
+        self.build = partial(
+            saes.build, recipe.architecture, d_in, recipe.d_sae, recipe.architecture_options, metadata, seed
+        )
+        if division.parts > 1:
+            check_divisible(self.build("meta"), recipe.step)
         self.recipe, self.seed, self.scale, self.start, self.frozen = recipe, seed, scale, start, frozen
-        self.sae = saes.build(recipe.architecture, d_in, recipe.d_sae, options, metadata, seed, device).train()
+        self.sae = division.build(self.build, device).train()
         if start is not None:
             begin_from(self.sae, start, scale)
-        self.stepper = Stepper(self.sae, dtype, recipe.step)
+        self.stepper = Stepper(self.sae, dtype, recipe.step, division)
         self.parameters = self.stepper.parameters
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.lr, fused=True)
-        self.silent = torch.zeros(recipe.d_sae, dtype=torch.long, device=device)
-        """(d_sae,) tokens since each latent fired."""
+        self.silent = torch.zeros(recipe.d_sae // division.parts, dtype=torch.long, device=device)
+        """(d_sae,) tokens since each latent fired; of a divided SAE, each of this part."""
         self.coefficients: dict[str, float] = {}
         """Of the losses, in the last step."""
         n_steps, target = -(-recipe.training_tokens // recipe.batch_size), recipe.target_l0
@@ -69,7 +78,7 @@ class Trainee:
         return dead
 
     def step(self, rows: Tensor, step: int, n_steps: int) -> Result:
-        """Learn from this process's rows (batch / processes, d_in) of the batch of `step`.
+        """Learn from this process's rows (batch / shares, d_in) of the batch of `step`.
 
         Raises:
             WorkbenchError: loss or gradient is not finite; no weight, moment or count was changed then.
@@ -82,17 +91,15 @@ class Trainee:
             self.parameters["W_dec"].grad = None  # Adam then leaves it
         if self.frozen:
             self._freeze()
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        distributed.average_(gradients)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
-        _refuse_not_finite(result, rows, norm, step)
+        norm = self.division.combine_(self.parameters)
+        _refuse_not_finite(result, rows, norm, step, self.division.share)
         share = learning_rate(step, n_steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * share
         self.optimizer.step()
         self.optimizer.zero_grad()
-        fired = distributed.greatest_(result.fired.to(torch.uint8)).bool()
-        self.silent = torch.where(fired, 0, self.silent + len(rows) * distributed.world())
+        fired = distributed.greatest_(result.fired.to(torch.uint8), self.division.batch).bool()
+        self.silent = torch.where(fired, 0, self.silent + len(rows) * self.division.shares)
         if self.control is not None:
             l0 = result.l0.detach().double()[None]
             distributed.average_([l0])
@@ -118,8 +125,8 @@ class Trainee:
 
     def _resample(self, rows: Tensor, sae_out: Tensor, step: int) -> None:
         dead, draw = self.dead, generator(self.seed, step)
-        rows, sae_out = distributed.gathered(rows), distributed.gathered(sae_out)
-        resample(self.sae, self.parameters, self.optimizer, rows, sae_out, dead, draw)
+        rows, sae_out = (distributed.gathered(t, self.division.batch) for t in (rows, sae_out))
+        resample(self.sae, self.parameters, self.optimizer, rows, sae_out, dead, draw, self.division)
         self.silent[dead] = 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -151,9 +158,13 @@ class Trainee:
                 parameter = self.parameters[name]
                 self.optimizer.state[parameter][moment] = value.to(parameter.device)
 
-    def finished(self) -> saes.TrainingSAE[Any]:
-        """The SAE for rows that are not multiplied by `scale`, its weights laid out as SAELens has them."""
-        return self._unscaled(self.sae)
+    def finished(self) -> saes.TrainingSAE[Any] | None:
+        """The SAE for rows that are not multiplied by `scale`, its weights laid out as SAELens has them.
+
+        A divided one is put together in process 0, and None in the others.
+        """
+        whole = self.division.collected(self.sae, self.build)
+        return None if whole is None else self._unscaled(whole)
 
     def now(self) -> SAE[Any]:
         """What would be saved if training ended here."""
@@ -172,11 +183,11 @@ class Trainee:
         return sae
 
 
-def _refuse_not_finite(result: Result, rows: Tensor, norm: Tensor, step: int) -> None:
+def _refuse_not_finite(result: Result, rows: Tensor, norm: Tensor, step: int, share: int) -> None:
     if bool(torch.isfinite(result.loss) & torch.isfinite(norm)):
         return
     bad = ~(torch.isfinite(rows).all(-1) & torch.isfinite(result.sae_out).all(-1))
-    ids = [int(i) + distributed.rank() * len(rows) for i in bad.nonzero().flatten()[:5]]
+    ids = [int(i) + share * len(rows) for i in bad.nonzero().flatten()[:5]]
     where = f"rows {ids} of the batch are to blame" if ids else "no single row is to blame"
     raise WorkbenchError(
         f"at step {step} the loss is {float(result.loss.detach()):g} and the gradient's norm {float(norm):g}; {where}. "

@@ -46,8 +46,8 @@ def copy_latents(source: SAE[Any], target: SAE[Any], n: int) -> None:
     weights = dict(source.named_parameters())
     for name, parameter in target.named_parameters():
         if name in weights:
-            own = _latents_of(name, parameter, slice(n))
-            own.copy_(_latents_of(name, weights[name], slice(n)))
+            own = latents_of(name, parameter, slice(n))
+            own.copy_(latents_of(name, weights[name], slice(n)))
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def widened(sae: SAE[Any], directions: Tensor, **changes: Any) -> SAE[Any]:
     wide: SAE[Any] = SAE.from_dict(deepcopy(sae.cfg.to_dict()) | changes | {"d_sae": d_sae + len(directions)})
     own = dict(sae.named_parameters())
     for name, parameter in wide.named_parameters():
-        new = _latents_of(name, parameter, slice(d_sae, None))
+        new = latents_of(name, parameter, slice(d_sae, None))
         if name == "W_dec":
             new.copy_(directions * own[name].norm(dim=1).mean())
         elif name == "W_enc":
@@ -71,6 +71,6 @@ def widened(sae: SAE[Any], directions: Tensor, **changes: Any) -> SAE[Any]:
     return wide.eval().requires_grad_(False)
 
 
-def _latents_of(name: str, tensor: Tensor, latents: slice) -> Tensor:
-    """The part of a weight that belongs to some latents; all of `b_dec`, which belongs to none."""
-    return tensor if name == "b_dec" else tensor[:, latents] if name == "W_enc" else tensor[latents]
+def latents_of(name: str, tensor: Tensor, latents: slice) -> Tensor:
+    """The part of a weight that belongs to some latents; all of what belongs to none: `b_dec`, single numbers."""
+    return tensor if name == "b_dec" or not tensor.dim() else tensor[:, latents] if name == "W_enc" else tensor[latents]

@@ -164,7 +164,7 @@ COVERED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a deep header": (f"acts/{SHARD}", header(lambda text: b"[" * 100_000), "nested too deeply"),
     "another k": ("sae/cfg.json", edit("k", 65), "k should be a number from 1 to d_sae = 64, but is 65"),
     "a negative width": ("sae/cfg.json", edit("d_in", -32), "d_in should be a whole number from 1 to 65536"),
-    "a width beyond all": ("sae/cfg.json", edit("d_sae", 2**30), "d_sae should be a whole number from 1 to 4194304"),
+    "a width beyond all": ("sae/cfg.json", edit("d_sae", 2**30), "d_sae should be a whole number from 1 to 67108864"),
     "a width in words": ("sae/cfg.json", edit("d_sae", "64"), "but is '64'"),
     "a true width": ("sae/cfg.json", edit("d_in", True), "but is True"),
     "another d_sae": ("sae/cfg.json", edit("d_sae", 128), "W_dec should be (128, 32) in a topk SAE, but is (64, 32)"),

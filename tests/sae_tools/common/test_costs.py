@@ -73,6 +73,13 @@ def test_memory_and_disk_by_hand() -> None:
     assert costs.disk(run(saes={"topk": Pretrained("a", "b")}))["fetched"] == weights + sae * 4
 
 
+def test_each_process_holds_its_part_of_a_divided_sae() -> None:
+    recipe = dataclasses.replace(run().recipes[0], latent_parallel=4)
+    found = costs.memory(run(saes={"topk": recipe}))
+    assert found["train"] == costs.memory(run())["train"] / 4
+    assert found["evaluate"] == costs.memory(run())["evaluate"]
+
+
 def test_one_position_of_a_block_is_a_row_of_many() -> None:
     middle = dataclasses.replace(run().dataset, positions="middle")
     assert costs.disk(run(dataset=middle))["activations"] == (1_000_000 // 128) * 768 * 2

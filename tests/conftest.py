@@ -276,6 +276,11 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pipeline's tests come last: the page's make the workbench that both need."""
+    items.sort(key=lambda item: item.nodeid.startswith("tests/pipeline/"))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Of two processes that test side by side, one has all of the page's tests; the others go by their files.

@@ -90,7 +90,11 @@ class Steer(Tab):
         self.begin.render()  # outside the tab: inside, Gradio's page takes it for changed when the tab is first seen
         outputs = [*sheets.outputs, page.address]
         writing: list[Any] = []
-        writing.append(page.on(self.begin.change, self._begin, [self.begin, *self.inputs], outputs, "write"))
+        # At once: Gradio would else wait for the end of the one before, which was cancelled and tells of none.
+        begun = page.on(
+            self.begin.change, self._begin, [self.begin, *self.inputs], outputs, "write", trigger_mode="multiple"
+        )
+        writing.append(begun)
         for trigger in (self.settings.prompt.submit, self.run.click):
             writing.append(page.on(trigger, self._write, self.inputs, outputs, "write", cancels=[*writing]))
         sweeping = page.on(sheets.run_sweep.click, self._sweep, self.inputs, sheets.of_sweep, "write")

@@ -74,6 +74,12 @@ class serving:  # noqa: N801 - reads as a verb
         self.output.close()
 
 
+def unfold(page: Any, name: str) -> None:
+    """Open a fold, and give it the second in which nobody types yet: Gradio fills its parts once more."""
+    page.get_by_role("button", name=name).click()
+    page.wait_for_timeout(1000)
+
+
 @pytest.fixture
 def visit(browser: Any, server: str) -> Iterator[Visit]:
     """`visit(query, width)` opens the page; afterwards: no console error, no dialog, no request to elsewhere."""

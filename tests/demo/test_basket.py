@@ -13,6 +13,7 @@ import pytest
 
 from demo.limits import Refused
 from demo.tabs.basket import MAX_LOADED, read
+from tests.demo.conftest import unfold
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -21,7 +22,7 @@ HOSTILE = '=HYPERLINK("x") <img src=x onerror=alert(1)>'
 
 
 def put_back(page: Any, entries: object) -> None:
-    page.get_by_role("button", name="Put a basket back").click()
+    unfold(page, "Put a basket back")
     page.locator("#basket-json textarea").fill(json.dumps(entries))
     page.get_by_role("button", name="Add these").click()
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.conftest import CHROMIUM
+from tests.demo.conftest import unfold
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -113,7 +114,7 @@ def test_what_follows_and_what_is_missed(visit: Visit) -> None:
 
 def test_two_texts_are_told_apart(visit: Visit) -> None:
     page = explore(visit, "&prompt=" + quote("The dog ran to the park."))
-    page.get_by_role("button", name="Compare with a second text").click()
+    unfold(page, "Compare with a second text")
     page.locator("#second-text textarea").fill("The dog ran to the park.")
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#apart p.empty")).to_have_count(2)

@@ -31,10 +31,14 @@ RUN_AND_STOP = """async () => {
 
 def write(page: Any) -> tuple[str, str]:
     """The default and the steered text, when both are there."""
-    # What an earlier run said is wiped, so that this run's last words are the ones waited for.
-    page.locator("#steer-note p").first.evaluate("e => { e.textContent = '' }")
+    wipe(page)
     page.locator("#steer-run").click()
     return texts(page)
+
+
+def wipe(page: Any) -> None:
+    """Take out what an earlier run said, so that the next one's last words are the ones waited for."""
+    page.evaluate("document.querySelectorAll('#steer-note p').forEach((said) => { said.textContent = ''; })")
 
 
 def texts(page: Any) -> tuple[str, str]:
@@ -92,9 +96,11 @@ def test_steer_elsewhere_replaces_the_pushes_and_writes_every_time(visit: Visit)
     page = visit("?tab=feature&feature=3&new_tokens=8")
     for _ in range(2):
         page.get_by_role("tab", name="Feature").click()
+        wipe(page)
         page.locator("#feature-head [data-act=steer]").click()
         expect(page.locator("#push-0")).to_contain_text("Feature 3")
         texts(page)
+        wipe(page)
         page.locator("#suggestions [data-act=try]").first.click()
         expect(page.locator("#push-0")).not_to_contain_text(re.compile(r"Feature 3\b"))
         texts(page)

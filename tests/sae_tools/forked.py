@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm import tqdm
 
 LIMIT = 60
@@ -47,6 +48,19 @@ def ranks(n: int, work: Callable[..., Any], *args: Any) -> list[int]:
     shared = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = [start(work, *args, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(n)]
     return [exit_code(child) for child in children]
+
+
+def torchrun(work: Callable[..., Any], *args: Any) -> int:
+    """Call `work` as `torchrun --nproc-per-node=2 --max-restarts=1` would, but forked; give the exit code."""
+    return run(_elastic, work, args)
+
+
+def _elastic(work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    config = LaunchConfig(
+        1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", max_restarts=1, start_method="fork",
+        monitor_interval=0.05,
+    )  # fmt: skip
+    elastic_launch(config, work)(*args)
 
 
 def own_progress_lock() -> None:

@@ -44,12 +44,6 @@ def lm(tiny_lm: TinyLM) -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def blocks(ids: Tensor) -> Tensor:
-    """(12, 40) blocks: those of `ids`, and shifted ones."""
-    return torch.cat([torch.cat([ids[:, :1], ids[:, 1:].roll(i, dims=1)], dim=1) for i in range(4)]).int()
-
-
-@pytest.fixture(scope="module")
 def acts(sae: Any, lm: LanguageModel, blocks: Tensor) -> np.ndarray:
     """(tokens, d_sae) features at every token, 0 at special ones: the brute force."""
     rows = []

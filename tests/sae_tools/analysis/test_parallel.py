@@ -37,12 +37,6 @@ def lm(tiny_lm: TinyLM) -> LanguageModel:
     return tiny_lm("llama")
 
 
-@pytest.fixture(scope="module")
-def blocks(ids: Tensor) -> Tensor:
-    """(12, 40) blocks: those of `ids`, and shifted ones."""
-    return torch.cat([torch.cat([ids[:, :1], ids[:, 1:].roll(i, dims=1)], dim=1) for i in range(4)]).int()
-
-
 @pytest.fixture(autouse=True)
 def many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few latents in a pass that there are several passes of everything."""

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sae_tools import saes
 from sae_tools.common import distributed
@@ -222,20 +221,11 @@ def worker(fault: str, folder: Path, out: Path) -> None:
             (out / "attempt").write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
-def torchrun(fault: str, folder: Path, out: Path) -> None:
-    """`torchrun --nproc-per-node=2 --max-restarts=1`, but that its workers are forked."""
-    config = LaunchConfig(
-        1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", max_restarts=1, start_method="fork",
-        monitor_interval=0.05,
-    )  # fmt: skip
-    elastic_launch(config, worker)(fault, folder, out)
-
-
 def test_a_killed_process_changes_nothing(tmp_path: Path) -> None:
     found = []
     for i, fault in enumerate(["", "checkpoint-before-rename:7"]):
         out = tmp_path / f"out-{i}"
-        assert forked.run(torchrun, fault, tmp_path / f"checkpoints-{i}", out) == 0
+        assert forked.torchrun(worker, fault, tmp_path / f"checkpoints-{i}", out) == 0
         assert (out / "attempt").read_text() == str(int(bool(fault)))
         found.append([sha256(out / file) for file in ("cfg.json", "sae_weights.safetensors")])
     assert found[0] == found[1]

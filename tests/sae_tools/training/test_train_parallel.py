@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sae_tools import saes
 from sae_tools.common import distributed
@@ -148,20 +147,11 @@ def worker(kill: bool, folder: Path, out: Path) -> None:
             (out / "attempt").write_text(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
 
-def torchrun(kill: bool, folder: Path, out: Path) -> None:
-    """`torchrun --nproc-per-node=2 --max-restarts=1`, but that its workers are forked."""
-    config = LaunchConfig(
-        1, 1, 2, run_id="test", rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", max_restarts=1, start_method="fork",
-        monitor_interval=0.05,
-    )  # fmt: skip
-    elastic_launch(config, worker)(kill, folder, out)
-
-
 def test_torchrun_restarts_after_a_killed_process_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     found = []
     for kill in (False, True):
         out = tmp_path / f"out-{kill}"
-        assert forked.run(torchrun, kill, tmp_path / f"checkpoints-{kill}", out) == 0
+        assert forked.torchrun(worker, kill, tmp_path / f"checkpoints-{kill}", out) == 0
         assert (out / "attempt").read_text() == str(int(kill))
         found.append([sha256(out / file) for file in ("cfg.json", "sae_weights.safetensors")])
     assert found[0] == found[1]
